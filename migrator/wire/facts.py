@@ -1,0 +1,150 @@
+"""PURE. What a host says about itself, about one VE, and about who may run that VE.
+
+Rule: a fact is observed, never meant. Sizes are bytes, times are seconds unless the name says otherwise.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class VeState(StrEnum):
+    """What the engine sees, asked now."""
+
+    RUNNING = "running"
+    FROZEN = "frozen"
+    """All processes exist, none runs."""
+    STOPPED = "stopped"
+    """The VE is on this host and has no process."""
+    SUSPENDED = "suspended"
+    """The VE has no process but a dump on disk from which its engine can go on."""
+    ABSENT = "absent"
+
+
+class Claim(StrEnum):
+    """What a host's durable ownership record says about one VE."""
+
+    HOME = "home"
+    """The VE is this host's; no migration is under way. Also what no record at all means."""
+    LEAVING = "leaving"
+    GIVEN = "given"
+    """The point of no return is passed: the target may run it, this host may not."""
+    GONE = "gone"
+    """The target has confirmed that it runs the VE."""
+    ARRIVING = "arriving"
+    OWNER = "owner"
+    """This host got the VE in a migration and may run it."""
+    REFUSED = "refused"
+    """This host has certainly not run the VE and never will under this or an older order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One host's durable word on one VE."""
+
+    ve: str
+    claim: Claim
+    order: int
+    """The highest order number this host has obeyed for this VE."""
+    migration: str = ""
+    peer: str = ""
+    """The other host of the migration."""
+    engine: str = ""
+    image_complete: bool = False
+    """On a target: a complete, verified image of the VE is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One network interface of a VE, as it has to be again on the target."""
+
+    name: str
+    """Name inside the VE."""
+    mac: str
+    host_name: str
+    """Name of the host's end."""
+    bridge: str
+    mtu: int
+    addresses: tuple[str, ...]
+    """With prefix length, IPv4 and IPv6."""
+    routes: tuple[tuple[str, str], ...] = ()
+    """(destination or `default`, gateway or empty for on-link)."""
+
+
+@dataclass(frozen=True, slots=True)
+class VeFacts:
+    """One VE on one host."""
+
+    ve: str
+    engine: str
+    state: VeState
+    runtime: str = ""
+    """The tool that runs it (`crun`, `runc`, ...)."""
+    root: str = ""
+    """Directory that holds everything of the VE on this host."""
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    processes: int = 0
+    interfaces: tuple[Interface, ...] = ()
+    foreign_mounts: tuple[str, ...] = ()
+    """Host directories mounted into the VE from outside `root`; they do not move with it."""
+    autostart: bool = False
+    blockers: tuple[str, ...] = ()
+    """What in the running VE a checkpoint would refuse, in words."""
+    config: bytes = b""
+    """The engine's own description of the VE, opaque to the controller."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All addresses with prefix length."""
+        return tuple(address for interface in self.interfaces for address in interface.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFact:
+    """A program the host has, or does not."""
+
+    name: str
+    version: str
+    """Empty: not there."""
+    problem: str = ""
+    """Why it cannot be used although it is there; empty when it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What one host can do, asked now."""
+
+    host: str
+    kernel: str
+    machine: str
+    boot_id: str
+    python: str
+    clock_unix_s: float
+    cpus: int
+    cpu_flags: tuple[str, ...]
+    memory_total_bytes: int
+    memory_free_bytes: int
+    disk_free_bytes: int
+    """Free space where VEs live."""
+    image_free_bytes: int
+    """Free space (RAM) where images are held."""
+    bridges: tuple[str, ...]
+    addresses: tuple[str, ...]
+    """Addresses in use on this host or by its VEs, without prefix length."""
+    tools: tuple[ToolFact, ...]
+    engines: tuple[str, ...]
+    """Engines usable here, `engine/runtime` where a runtime matters."""
+
+    def tool(self, name: str) -> ToolFact:
+        """The named tool; one with an empty version when it is not there."""
+        return next((tool for tool in self.tools if tool.name == name), ToolFact(name, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one VE stands on one host: the durable record and what the engine sees."""
+
+    record: Record
+    state: VeState
+    working: bool
+    """The host is still carrying out an order for this VE."""

@@ -1,0 +1,323 @@
+"""PURE. Everything the controller and the agents, and two agents, can say to each other.
+
+Rule: one frozen type per thing said. A request about a VE carries the migration and a rising order number; a host
+obeys nothing older than what it has obeyed. Add a type to its union below and the type checker lists the places
+that must learn it.
+"""
+
+from dataclasses import dataclass, field
+
+from migrator.wire.facts import HostFacts, Record, Standing, VeFacts
+from migrator.wire.faults import Fault
+
+PROTOCOL_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First message in both directions."""
+
+    version: int
+    name: str
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class InspectHost:
+    """Ask what this host can do. Answer: HostInspected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListVes:
+    """Ask for every VE on this host. Answer: VesListed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask where a VE stands. Answer: Stands."""
+
+    ve: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetPower:
+    """Start or stop a VE that no migration holds. Answer: Stands."""
+
+    ve: str
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Depart:
+    """Source: the VE is about to leave. Writes `leaving`, fences its autostart, makes the migration's key pair.
+
+    Answer: Departing.
+    """
+
+    migration: str
+    order: int
+    ve: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Target: make room for a VE that will come. Writes `arriving`. Answer: Reserved."""
+
+    migration: str
+    order: int
+    source: str
+    facts: VeFacts
+    public_key: str
+    key_expires_unix_s: int
+    hold_limit_s: float
+    """How long the target holds a restored VE without hearing from the source before it refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFiles:
+    """Source: file passes to the target while the VE runs. Progress notices meanwhile. Answer: Copied."""
+
+    migration: str
+    order: int
+    ve: str
+    address: str
+    port: int
+    host_keys: tuple[str, ...]
+    bandwidth_bytes_per_s: int = 0
+    """0: no limit."""
+    passes_max: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Source: the blackout, to its end, with the target, without the controller. Answer: HandedOver.
+
+    A definite Fault as answer means that it was undone and the VE is on the source as before.
+    """
+
+    migration: str
+    order: int
+    ve: str
+    limit_s: float
+    """The source undoes the blackout by itself when the target does not hold the VE by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """Source: back to how it was, allowed until the point of no return. Answer: Stands; Fault TOO_LATE after."""
+
+    migration: str
+    order: int
+    ve: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Target: drop whatever of the VE is here and was never run. Writes `refused`. Answer: Stands."""
+
+    migration: str
+    order: int
+    ve: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Source: what the target's record says, brought by the controller, for a hand-over left open. Answer: Stands."""
+
+    migration: str
+    order: int
+    ve: str
+    target_record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Source: the target runs the VE; remove the copy here. Answer: Stands."""
+
+    migration: str
+    order: int
+    ve: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Target: does the VE that came run, with its addresses? Lifts what the move left. Answer: Stands."""
+
+    migration: str
+    order: int
+    ve: str
+
+
+Request = (
+    InspectHost
+    | ListVes
+    | Ask
+    | SetPower
+    | Depart
+    | Reserve
+    | CopyFiles
+    | HandOver
+    | Undo
+    | Release
+    | Settle
+    | Retire
+    | Confirm
+)
+
+# --- between the two agents of a migration, over the migration's own key -----------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRestore:
+    """Source to target: the images are complete, with this manifest; restore the VE and hold it. Answer: PeerHolds."""
+
+    migration: str
+    order: int
+    ve: str
+    manifest: dict[str, str]
+    """File name -> SHA-256 in hex, of every image file."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerGive:
+    """Source to target: `given` is on disk here; the VE is yours. Answer: PeerRuns."""
+
+    migration: str
+    order: int
+    ve: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDrop:
+    """Source to target: it was undone here; drop what you hold. Answer: Stands."""
+
+    migration: str
+    order: int
+    ve: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAsk:
+    """Source to target: where does the VE stand with you? Answer: Stands. Also measures the round trip."""
+
+    migration: str
+    ve: str
+
+
+PeerRequest = PeerRestore | PeerGive | PeerDrop | PeerAsk
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HostInspected:
+    """Answer to InspectHost."""
+
+    facts: HostFacts
+
+
+@dataclass(frozen=True, slots=True)
+class VesListed:
+    """Answer to ListVes."""
+
+    ves: tuple[VeFacts, ...]
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stands:
+    """Where the VE stands on this host now."""
+
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Departing:
+    """Answer to Depart: the public half of the key made for this migration."""
+
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Answer to Reserve: how the source reaches this host, and the keys by which it knows it."""
+
+    host_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """Answer to CopyFiles."""
+
+    passes: int
+    bytes_sent: int
+    last_pass_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeerHolds:
+    """Answer to PeerRestore: all processes exist, none runs."""
+
+    restore_s: float
+    """From the order to the hold, on the target's clock."""
+    criu_restore_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRuns:
+    """Answer to PeerGive: `owner` is on disk, the VE runs."""
+
+    run_to_reply_s: float
+    """Between letting it run and sending this, so that the source can subtract it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """Answer to HandOver: the VE runs on the target; what the blackout was made of."""
+
+    blackout_s: float
+    parts_s: dict[str, float] = field(default_factory=dict)
+    """Name of a part of the blackout -> its length."""
+    image_bytes: int = 0
+    file_bytes: int = 0
+
+
+Reply = (
+    HostInspected
+    | VesListed
+    | Stands
+    | Departing
+    | Reserved
+    | Copied
+    | HandedOver
+    | PeerHolds
+    | PeerRuns
+    | Fault
+)
+
+# --- notices --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Pushed while a long request is carried out."""
+
+    step: str
+    bytes_done: int
+    bytes_total: int
+    """0: not known yet."""
+    rate_bytes_per_s: float = 0.0
+
+
+Notice = Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A message with the number of the request it belongs to. 0: the greeting."""
+
+    number: int
+    body: "Hello | Request | PeerRequest | Reply | Notice"
