@@ -42,7 +42,8 @@ _CONVERTER = _converter()
 
 def encode(envelope: Envelope) -> bytes:
     """A whole frame."""
-    return framing.pack(msgpack.packb(_CONVERTER.unstructure(envelope), use_bin_type=True))
+    body: Any = msgpack.packb(_CONVERTER.unstructure(envelope), use_bin_type=True)
+    return framing.pack(bytes(body))
 
 
 def decode(frame: bytes) -> Envelope:

@@ -61,9 +61,7 @@ class Fault:
 
     def sentence(self) -> str:
         """The fault in one line: step, host, reason."""
-        where = " ".join(
-            part for part in (self.step and f"{self.step}", self.host and f"on {self.host}") if part
-        )
+        where = " ".join(part for part in (self.step and f"{self.step}", self.host and f"on {self.host}") if part)
         by = f" ({self.tool})" if self.tool else ""
         return f"{where}{by}: {self.message}" if where else f"{self.message}{by}"
 

@@ -36,7 +36,8 @@ class FrameReader:
         size = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
         if size > FRAME_BYTES_MAX:
             raise fault_error(
-                FaultCode.BAD_REQUEST, f"a frame of {size} bytes was announced; at most {FRAME_BYTES_MAX} are taken"
+                FaultCode.BAD_REQUEST,
+                f"a frame of {size} bytes was announced; at most {FRAME_BYTES_MAX} are taken",
             )
         if len(self._buffer) < HEADER_BYTES + size:
             return None

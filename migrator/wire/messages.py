@@ -285,18 +285,7 @@ class HandedOver:
     file_bytes: int = 0
 
 
-Reply = (
-    HostInspected
-    | VesListed
-    | Stands
-    | Departing
-    | Reserved
-    | Copied
-    | HandedOver
-    | PeerHolds
-    | PeerRuns
-    | Fault
-)
+Reply = HostInspected | VesListed | Stands | Departing | Reserved | Copied | HandedOver | PeerHolds | PeerRuns | Fault
 
 # --- notices --------------------------------------------------------------------------------------
 

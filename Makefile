@@ -1,0 +1,31 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything they need they install themselves.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: setup check test lint unit clean
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --editable '.[dev]'
+	touch $@
+
+# Format, lint, types, direction of imports, and the tests of pure code; under a minute.
+check: setup lint unit
+
+lint: setup
+	$(VENV)/bin/ruff format --check migrator agents scenarios tests
+	$(VENV)/bin/ruff check migrator agents scenarios tests
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pyright
+	$(VENV)/bin/lint-imports
+
+unit: setup
+	$(VENV)/bin/pytest -m "not lab"
+
+test: setup
+	$(VENV)/bin/pytest
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,1 @@
+"""PURE. Decides everything that can happen to a migration, and touches nothing."""
