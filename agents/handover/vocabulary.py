@@ -1,0 +1,148 @@
+"""PURE. Everything that can happen to a VE on one host during a move, and everything its machine can ask for.
+
+Rule: commands are carried out in the order given; a Write is on disk (file and directory) before the next begins.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from migrator.wire.facts import Record, VeState
+from migrator.wire.faults import Fault
+from migrator.wire.messages import (
+    Confirm,
+    Depart,
+    HandOver,
+    PeerAsk,
+    PeerDrop,
+    PeerGive,
+    PeerRestore,
+    Release,
+    Reply,
+    Reserve,
+    Retire,
+    Settle,
+    Undo,
+)
+
+
+class Act(StrEnum):
+    """One thing an agent does to a VE; each may be done again without harm."""
+
+    PREPARE = "prepare"
+    """Source: fence the autostart, take the engine's lock, make the migration's key pair."""
+    UNPREPARE = "unprepare"
+    """Source: all that `prepare` did, undone."""
+    FREEZE = "freeze"
+    DUMP = "dump"
+    SEND = "send"
+    """Source: the last difference, memory and files, to the target."""
+    THAW = "thaw"
+    """Source: back on the network and running (started again, if it was stopped for the move)."""
+    DISCARD = "discard"
+    """Source: end the frozen processes; no one of them runs again."""
+    DESTROY = "destroy"
+    """Source: remove the copy here, and the key."""
+    ACCEPT = "accept"
+    HOLD = "hold"
+    """Target: check the images against the manifest, restore, all processes exist and none runs."""
+    RUN = "run"
+    ANNOUNCE = "announce"
+    DROP = "drop"
+    """Target: remove all that came; the key too."""
+    LIFT = "lift"
+    """Target: the move is over; key and images go, autostart is put on."""
+
+
+# --- events -----------------------------------------------------------------------------------------
+
+Order = Depart | Reserve | HandOver | Undo | Release | Settle | Retire | Confirm
+PeerOrder = PeerRestore | PeerGive | PeerDrop | PeerAsk
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """The controller or the other agent asks for something; `ticket` names who waits for the answer."""
+
+    order: Order | PeerOrder
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Did:
+    """An act succeeded; what it found out, if anything."""
+
+    act: Act
+    result: Reply | dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DidNot:
+    """An act failed."""
+
+    act: Act
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSaid:
+    """The other agent answered; a Fault UNREACHABLE or PEER_LOST means that it did not."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """The time armed last is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """The agent has started and found this record; the VE is in this state."""
+
+    state: VeState
+
+
+Event = Ordered | Did | DidNot | PeerSaid | DeadlinePassed | Booted
+
+# --- commands ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Put the record on disk, durably, before anything that follows."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """Begin an act; Did or DidNot follows."""
+
+    act: Act
+
+
+@dataclass(frozen=True, slots=True)
+class TellPeer:
+    """Send to the other agent; PeerSaid follows. Not answered: asked again after `delay_s`."""
+
+    message: PeerOrder
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Arm the one deadline of this machine; None disarms it."""
+
+    limit_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer whoever holds the ticket; a Fault is an answer too."""
+
+    ticket: int
+    reply: Reply | None
+    """None: say where the VE stands, read after all that went before."""
+
+
+Command = Write | Do | TellPeer | Arm | Answer
