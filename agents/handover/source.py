@@ -304,7 +304,7 @@ class Source:
     def _conflict(self) -> Fault:
         return Fault(
             FaultCode.CONFLICT,
-            f"VE {self.record.ve} is {self.record.claim} here (migration {self.record.migration or 'none'}, {self.stage})",
+            f"VE {self.record.ve} is {self.record.claim} here ({self.stage}, migration {self.record.migration})",
         )
 
 

@@ -239,5 +239,5 @@ class Target:
     def _not_expected(self) -> Fault:
         return Fault(
             FaultCode.CONFLICT,
-            f"VE {self.record.ve} is {self.record.claim} here (migration {self.record.migration or 'none'}, {self.stage})",
+            f"VE {self.record.ve} is {self.record.claim} here ({self.stage}, migration {self.record.migration})",
         )
