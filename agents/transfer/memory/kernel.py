@@ -1,0 +1,180 @@
+"""The system calls that Python does not offer, through ctypes: nothing here decides anything.
+
+Each function raises ``OSError`` with the kernel's errno. Numbers and layouts are those of
+``linux/userfaultfd.h``, ``linux/fs.h`` (PAGEMAP_SCAN, Linux 6.7) and ``asm/unistd_64.h``.
+"""
+
+import ctypes
+import fcntl
+import os
+import struct
+from array import array
+from collections.abc import Sequence
+
+from agents.transfer.memory.extents import Extent
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.process_vm_readv.restype = ctypes.c_ssize_t
+_libc.mmap.restype = ctypes.c_void_p
+
+IOV_MAX = 1024
+SYS_PIDFD_OPEN = 434
+SYS_PIDFD_GETFD = 438
+PIDFD_THREAD = os.O_EXCL
+
+CLONE_NEWNS = 0x00020000
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
+
+UFFD_API = 0xAA
+UFFD_FEATURE_PAGEFAULT_FLAG_WP = 1 << 0
+UFFD_FEATURE_WP_UNPOPULATED = 1 << 13
+UFFD_FEATURE_WP_ASYNC = 1 << 15
+UFFD_USER_MODE_ONLY = 1
+UFFDIO_REGISTER_MODE_WP = 1 << 1
+_UFFDIO_API = 0xC018AA3F
+_UFFDIO_REGISTER = 0xC020AA00
+_UFFDIO_UNREGISTER = 0x8010AA01
+_UFFDIO_WAKE = 0x8010AA02
+_UFFDIO_COPY = 0xC028AA03
+_UFFDIO_ZEROPAGE = 0xC020AA04
+
+PAGE_IS_WPALLOWED = 1 << 0
+PAGE_IS_WRITTEN = 1 << 1
+PAGE_IS_PRESENT = 1 << 3
+PAGE_IS_SWAPPED = 1 << 4
+PAGE_IS_PFNZERO = 1 << 5
+PM_SCAN_WP_MATCHING = 1 << 0
+_PAGEMAP_SCAN = 0xC0606610
+_SCAN_ARG = struct.Struct("=12Q")
+_SCAN_REGIONS = 8192
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"{what}: {os.strerror(errno)}")
+    return result
+
+
+def pidfd_open(pid: int, flags: int = 0) -> int:
+    """A descriptor that stands for the process; with ``PIDFD_THREAD`` (Linux 6.9) for one thread."""
+    return _check(_libc.syscall(SYS_PIDFD_OPEN, pid, flags), "pidfd_open")
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """Our own copy of another process's descriptor ``number``."""
+    return _check(_libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0), "pidfd_getfd")
+
+
+def unshare(flags: int) -> None:
+    """Leave namespaces of the parent (unshare(2))."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, flags: int) -> None:
+    """mount(2) without file system type or data, as bind mounts and propagation changes need it."""
+    _check(_libc.mount(source.encode(), target.encode(), None, ctypes.c_ulong(flags), None), f"mount on {target}")
+
+
+def read_memory(pid: int, ranges: Sequence[Extent], address: int) -> int:
+    """process_vm_readv: the ranges of ``pid``, one after another, to our memory at ``address``.
+
+    Returns the bytes copied, which ends early at the first page that cannot be read. At most ``IOV_MAX``
+    ranges.
+    """
+    remote = array("Q", [number for start, end in ranges for number in (start, end - start)])
+    local = array("Q", (address, sum(end - start for start, end in ranges)))
+    return _check(
+        _libc.process_vm_readv(
+            ctypes.c_int(pid),
+            ctypes.c_void_p(local.buffer_info()[0]),
+            ctypes.c_ulong(1),
+            ctypes.c_void_p(remote.buffer_info()[0]),
+            ctypes.c_ulong(len(ranges)),
+            ctypes.c_ulong(0),
+        ),
+        f"process_vm_readv of {pid}",
+    )
+
+
+def scan_pagemap(
+    pagemap: int, span: Extent, *, inverted: int, mask: int, anyof: int, returned: int, protect: bool = False
+) -> list[tuple[int, int, int]]:
+    """PAGEMAP_SCAN over ``span`` of an open ``/proc/PID/pagemap``: ``(start, end, categories)`` in order.
+
+    ``protect`` write-protects what it reports, in the same step (``PM_SCAN_WP_MATCHING``). ENOTTY: the kernel is
+    older than 6.7.
+    """
+    regions = array("Q", bytes(_SCAN_REGIONS * 24))
+    found: list[tuple[int, int, int]] = []
+    at, end = span
+    while at < end:
+        argument = bytearray(
+            _SCAN_ARG.pack(
+                _SCAN_ARG.size, PM_SCAN_WP_MATCHING if protect else 0, at, end, 0,
+                regions.buffer_info()[0], _SCAN_REGIONS, 0, inverted, mask, anyof, returned,
+            )
+        )  # fmt: skip
+        count = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument)
+        flat = regions[: 3 * count].tolist()
+        found.extend(zip(flat[0::3], flat[1::3], flat[2::3], strict=True))
+        at = _SCAN_ARG.unpack(argument)[4]
+    return found
+
+
+def uffd_api(uffd: int, features: int) -> int:
+    """The handshake every userfaultfd needs; returns the features the kernel gave."""
+    argument = bytearray(struct.pack("=3Q", UFFD_API, features, 0))
+    fcntl.ioctl(uffd, _UFFDIO_API, argument)
+    return int(struct.unpack("=3Q", argument)[1])
+
+
+def uffd_register(uffd: int, extent: Extent, mode: int) -> None:
+    """Put a range under the descriptor; EBUSY where another userfaultfd has it, ESRCH or ENOMEM: mm is gone."""
+    start, end = extent
+    fcntl.ioctl(uffd, _UFFDIO_REGISTER, bytearray(struct.pack("=4Q", start, end - start, mode, 0)))
+
+
+def uffd_unregister(uffd: int, extent: Extent) -> None:
+    """Take a range away from the descriptor; waiters go on, and pages lose their write protection."""
+    start, end = extent
+    fcntl.ioctl(uffd, _UFFDIO_UNREGISTER, struct.pack("=2Q", start, end - start))
+
+
+def uffd_wake(uffd: int, extent: Extent) -> None:
+    """Let the threads that wait on faults in the range try again."""
+    start, end = extent
+    fcntl.ioctl(uffd, _UFFDIO_WAKE, struct.pack("=2Q", start, end - start))
+
+
+def uffd_copy(uffd: int, target: int, source: int, length_bytes: int) -> tuple[int, int]:
+    """Place pages of ours into missing pages of theirs: ``(bytes done, errno or 0)``."""
+    argument = bytearray(struct.pack("=QQQQq", target, source, length_bytes, 0, 0))
+    try:
+        fcntl.ioctl(uffd, _UFFDIO_COPY, argument)
+    except OSError as error:
+        return max(0, struct.unpack("=QQQQq", argument)[4]), error.errno or 0
+    return length_bytes, 0
+
+
+def uffd_zero(uffd: int, extent: Extent) -> tuple[int, int]:
+    """Place zero pages into missing pages: ``(bytes done, errno or 0)``."""
+    start, end = extent
+    argument = bytearray(struct.pack("=QQQq", start, end - start, 0, 0))
+    try:
+        fcntl.ioctl(uffd, _UFFDIO_ZEROPAGE, argument)
+    except OSError as error:
+        return max(0, struct.unpack("=QQQq", argument)[3]), error.errno or 0
+    return end - start, 0
+
+
+def ptrace(request: int, pid: int, address: int, data: int) -> int:
+    """ptrace(2) with plain numbers for address and data."""
+    _libc.ptrace.restype = ctypes.c_long
+    result: int = _libc.ptrace(
+        ctypes.c_long(request), ctypes.c_int(pid), ctypes.c_void_p(address), ctypes.c_void_p(data)
+    )
+    return _check(result, f"ptrace request {request:#x} on {pid}")
