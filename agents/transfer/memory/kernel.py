@@ -34,6 +34,8 @@ UFFD_FEATURE_WP_UNPOPULATED = 1 << 13
 UFFD_FEATURE_WP_ASYNC = 1 << 15
 UFFD_USER_MODE_ONLY = 1
 UFFDIO_REGISTER_MODE_WP = 1 << 1
+_KEEP_SIZE = 1
+_PUNCH_HOLE = 2
 _UFFDIO_API = 0xC018AA3F
 _UFFDIO_REGISTER = 0xC020AA00
 _UFFDIO_UNREGISTER = 0x8010AA01
@@ -123,6 +125,15 @@ def scan_pagemap(
         found.extend(zip(flat[0::3], flat[1::3], flat[2::3], strict=True))
         at = _SCAN_ARG.unpack(argument)[4]
     return found
+
+
+def punch_hole(fd: int, extent: Extent) -> None:
+    """Give back the memory behind a part of a file; it reads as zeros from then on (fallocate(2))."""
+    start, end = extent
+    _check(
+        _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_long(start), ctypes.c_long(end - start)),
+        "fallocate",
+    )
 
 
 def uffd_api(uffd: int, features: int) -> int:

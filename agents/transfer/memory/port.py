@@ -1,0 +1,109 @@
+"""What memory pre-copy offers to the hand-over. Blocking calls for worker threads; transport is any byte stream.
+
+The order on the source: ``Precopy.round`` until convergence; freeze the VE; ``last_look`` (milliseconds); start the
+dump under a ``veil`` and call ``send_last`` beside it; ``undo`` in every case, before the thaw or after the end.
+On the target: ``PageHolder.receive`` runs for as long as the stream does; after it returned sealed, either
+``serve`` (lazy restore: the VE runs at once) or ``compose`` (complete CRIU images in the directory).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from agents.transfer.memory.areas import ProcessFacts
+from agents.transfer.memory.extents import PAGE_BYTES, Extents
+
+
+class Method(StrEnum):
+    """How the source knows what changed."""
+
+    WRITES = "writes"
+    """userfaultfd write-protect and PAGEMAP_SCAN, Linux 6.7 and later."""
+    CONTENT = "content"
+    """Comparing with what was sent; any kernel."""
+
+
+class MemoryRefused(Exception):
+    """The memory cannot be moved this way; nothing was harmed. The text names the process and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStats:
+    """One round. ``pages`` were sent (never zero pages); ``wire_bytes`` is everything written to the stream.
+
+    ``interval_s`` is the time since the round before began, in which those pages were written; None for the first.
+    ``content_bytes`` is what the VE's private memory holds now; ``shadow_bytes`` what comparing costs on the source.
+    ``notes`` names processes that are compared by content, with the reason.
+    """
+
+    number: int
+    pages: int
+    wire_bytes: int
+    duration_s: float
+    interval_s: float | None
+    content_bytes: int
+    processes: int
+    shadow_bytes: int
+    notes: tuple[str, ...]
+
+    @property
+    def dirty_bytes_per_s(self) -> float | None:
+        """How fast unique pages were written since the round before; None after the first round."""
+        return self.pages * PAGE_BYTES / self.interval_s if self.interval_s else None
+
+
+@dataclass(frozen=True, slots=True)
+class LastLook:
+    """What the frozen VE still has to send. ``changed`` is by process id on the source.
+
+    For a process compared by content it is all of its memory: what differs is only known when it is read.
+    """
+
+    changed_bytes: int
+    processes: tuple[ProcessFacts, ...]
+    changed: dict[int, Extents]
+
+
+class Precopy(Protocol):
+    """The source's side. Raises ``MemoryRefused``, ``Corrupt`` (stream), ``Cancelled``; ``OSError`` of the stream."""
+
+    def round(self) -> RoundStats:
+        """Send what changed since the last round (at first: everything) while the VE runs."""
+        ...
+
+    def last_look(self) -> LastLook:
+        """Of the *frozen* VE, before the dump starts (the dump's own mappings must not be seen)."""
+        ...
+
+    def send_last(self, look: LastLook) -> RoundStats:
+        """Send it, and have the target confirm that it holds exactly what the VE holds."""
+        ...
+
+    def undo(self) -> None:
+        """Leave the VE as if nothing had been: no tracking, no descriptor, no memory here. May be called once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the target holds of one process, by its id inside the VE."""
+
+    pid_in_ve: int
+    content_bytes: int
+
+
+class PageHolder(Protocol):
+    """The target's side."""
+
+    def receive(self) -> bool:
+        """Take in the stream until it ends; True: sealed, the memory is complete. Raises ``Corrupt``."""
+        ...
+
+    def compose(self, images: Path) -> None:
+        """Complete the CRIU images in ``images`` with the pages held; for an eager restore or a checkpoint."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back."""
+        ...
