@@ -1,0 +1,1 @@
+"""OCI bundles under crun or runc, checkpointed by CRIU."""

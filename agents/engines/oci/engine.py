@@ -1,0 +1,252 @@
+"""The `oci` engine: bundles under crun or runc, frozen by their cgroup, checkpointed and restored by CRIU.
+
+Rule: frozen means cgroup-frozen, on both sides: a source's copy and a target's held copy are stopped the same way, need no
+process of ours to stay stopped, and go on by one write.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from agents import places, shell
+from agents.engines.oci import criu
+from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
+from agents.engines.oci.cgroup import Group
+from agents.engines.port import Dump, Hold
+from agents.network import announce, links
+from agents.shell import failed
+from migrator.wire.facts import ToolFact, VeFacts, VeState
+from migrator.wire.faults import FaultCode, fault_error
+
+RUNTIMES = ("crun", "runc")
+CRIU_MIN = (4, 2)
+"""Older ones cannot dump an internet socket on Linux >= 6.16 (github.com/checkpoint-restore/criu, issue 2705)."""
+
+
+class OciEngine:
+    """See `agents.engines.port.Engine` for what each act promises."""
+
+    name = "oci"
+    live = True
+
+    async def probe(self) -> tuple[Sequence[ToolFact], Sequence[str]]:
+        """criu, crun, runc and rsync with their versions."""
+        tools = [await self._tool(name) for name in ("criu", "rsync", *RUNTIMES)]
+        usable = {tool.name for tool in tools if tool.version and not tool.problem}
+        offers = [f"oci/{runtime}" for runtime in RUNTIMES if {"criu", "rsync", runtime} <= usable]
+        return tools, offers
+
+    async def _tool(self, name: str) -> ToolFact:
+        ran = await shell.run([name, "--version"], limit_s=10)
+        found = re.search(r"(\d+(?:\.\d+)+)", ran.stdout) if ran.ok else None
+        version = found.group(1) if found else ""
+        if name == "criu" and version:
+            check = await shell.run(["criu", "check"], limit_s=20)
+            return ToolFact(name, version, "" if check.ok else shell.tail(check.stdout + check.stderr))
+        return ToolFact(name, version)
+
+    async def discover(self) -> Sequence[VeFacts]:
+        """Every bundle below /var/lib/migrator/ve."""
+        found = [await self.inspect(bundle.ve) for bundle in all_bundles()]
+        return [facts for facts in found if facts is not None]
+
+    async def inspect(self, ve: str) -> VeFacts | None:
+        """Facts of one bundle."""
+        bundle, group = Bundle(ve), Group(ve)
+        if not bundle.config:
+            return None
+        processes = group.processes() if group.path.is_dir() else []
+        return VeFacts(
+            ve,
+            self.name,
+            await self.look(ve),
+            runtime=bundle.runtime,
+            root=str(bundle.path),
+            memory_bytes=sum(_resident_bytes(pid) for pid in processes),
+            disk_bytes=bundle.disk_bytes(),
+            processes=len(processes),
+            interfaces=bundle.interfaces(),
+            foreign_mounts=bundle.foreign_mounts(),
+            autostart=bundle.autostart,
+            config=json.dumps(bundle.config).encode(),
+        )
+
+    async def look(self, ve: str) -> VeState:
+        """From the cgroup; a bundle without processes is stopped."""
+        group = Group(ve)
+        if group.populated:
+            return VeState.FROZEN if group.frozen else VeState.RUNNING
+        return VeState.STOPPED if Bundle(ve).path.is_dir() else VeState.ABSENT
+
+    async def start(self, ve: str) -> None:
+        """Network, cgroup, then the runtime."""
+        bundle = Bundle(ve)
+        links.make(ve, bundle.interfaces())
+        links.join(bundle.interfaces())
+        Group(ve).path.mkdir(parents=True, exist_ok=True)
+        await self._forget(bundle)
+        ran = await shell.run([*_runtime(bundle), "run", "-d", ve], cwd=bundle.path, capture=False)
+        if not ran.ok:
+            raise failed(ran, "start")
+
+    async def stop(self, ve: str) -> None:
+        """End every process and what the runtime knows of it."""
+        await Group(ve).end()
+        await self._forget(Bundle(ve))
+
+    # --- source ---------------------------------------------------------------------------------
+
+    async def fence(self, ve: str) -> None:
+        """The marker by which the host starts it at boot is renamed."""
+        marker = Bundle(ve).path / "autostart"
+        if marker.exists():
+            marker.rename(marker.with_suffix(".fenced"))
+
+    async def unfence(self, ve: str) -> None:
+        """The marker gets its name back."""
+        fenced = Bundle(ve).path / "autostart.fenced"
+        if fenced.exists():
+            fenced.rename(fenced.with_suffix(""))
+
+    async def freeze(self, ve: str) -> None:
+        """Off its bridges, then still."""
+        links.leave(Bundle(ve).interfaces())
+        try:
+            await Group(ve).freeze()
+        except BaseException:
+            links.join(Bundle(ve).interfaces())
+            raise
+
+    async def thaw(self, ve: str) -> None:
+        """On its bridges, then running."""
+        links.join(Bundle(ve).interfaces())
+        Group(ve).thaw()
+
+    async def dump(self, ve: str, images: Path) -> Dump:
+        """CRIU finds the cgroup frozen, thaws it for its own work with every task stopped, and freezes it again."""
+        bundle, work = Bundle(ve), _work(ve)
+        shutil.rmtree(images, ignore_errors=True)
+        images.mkdir(parents=True, mode=0o700)
+        ran = await shell.run(
+            [
+                *_runtime(bundle),
+                "checkpoint",
+                "--leave-running",
+                "--tcp-established",
+                "--file-locks",
+                *_cgroup_mode(bundle, "checkpoint"),
+                f"--image-path={images}",
+                f"--work-path={work}",
+                ve,
+            ],
+            env=criu.prepare_dump(work),
+            limit_s=600,
+        )
+        log = work / "dump.log"
+        if not ran.ok:
+            raise failed(ran, "dump", criu.read(log) + ran.stderr)
+        if not Group(ve).frozen:
+            raise fault_error(FaultCode.TOOL_FAILED, f"{ve} was not frozen after the dump", step="dump", tool="criu")
+        return Dump(criu.duration_s(log), sum(path.stat().st_size for path in images.iterdir()))
+
+    async def discard(self, ve: str) -> None:
+        """cgroup.kill ends frozen processes where they stand."""
+        await self.stop(ve)
+        links.remove(ve, Bundle(ve).interfaces())
+
+    async def destroy(self, ve: str) -> None:
+        """Bundle, cgroup, network."""
+        await self.drop(ve)
+
+    # --- target ---------------------------------------------------------------------------------
+
+    async def accept(self, facts: VeFacts) -> None:
+        """The bundle directory, the network on no bridge, the cgroup."""
+        bundle = Bundle(facts.ve)
+        if bundle.path.exists() or (links.NAMESPACES / facts.ve).exists():
+            raise fault_error(FaultCode.CONFLICT, f"{facts.ve} is already here", step="reserve")
+        bundle.write_interfaces(facts.interfaces)
+        links.make(facts.ve, facts.interfaces)
+        Group(facts.ve).path.mkdir(parents=True, exist_ok=True)
+
+    async def hold(self, ve: str, images: Path) -> Hold:
+        """Restore with CRIU's last step before letting go replaced by a freeze."""
+        bundle, group, work = Bundle(ve), Group(ve), _work(ve)
+        ran = await shell.run(
+            [
+                *_runtime(bundle),
+                "restore",
+                "-d",
+                "--tcp-established",
+                "--file-locks",
+                *_cgroup_mode(bundle, "restore"),
+                f"--image-path={images}",
+                f"--work-path={work}",
+                ve,
+            ],
+            env=criu.prepare_hold(work, group),
+            cwd=bundle.path,
+            limit_s=600,
+            capture=False,
+        )
+        log = work / "restore.log"
+        if not ran.ok or not group.frozen:
+            await self.stop(ve)
+            raise failed(ran, "restore", criu.read(log))
+        return Hold(criu.duration_s(log))
+
+    async def run(self, ve: str) -> None:
+        """On its bridges, then running; a VE that came without memory is started."""
+        if Group(ve).populated:
+            await self.thaw(ve)
+        else:
+            await self.start(ve)
+
+    async def announce(self, ve: str) -> None:
+        """One round of gratuitous ARP and unsolicited neighbour advertisements."""
+        for interface in Bundle(ve).interfaces():
+            announce.announce(interface)
+
+    async def drop(self, ve: str) -> None:
+        """Everything of it goes."""
+        bundle = Bundle(ve)
+        await self.stop(ve)
+        links.remove(ve, bundle.interfaces())
+        Group(ve).remove()
+        shutil.rmtree(_work(ve), ignore_errors=True)
+        shutil.rmtree(bundle.path, ignore_errors=True)
+
+    def transfer_root(self, ve: str) -> Path:
+        """The bundle."""
+        return BUNDLES / ve
+
+    async def _forget(self, bundle: Bundle) -> None:
+        """Remove what a runtime still remembers of a VE without processes (a failed restore leaves such)."""
+        for runtime in RUNTIMES:
+            await shell.run([runtime, "delete", "-f", bundle.ve], limit_s=20)
+        shutil.rmtree(bundle.path / "criu-root", ignore_errors=True)
+        Group(bundle.ve).path.mkdir(parents=True, exist_ok=True)
+
+
+def _runtime(bundle: Bundle) -> tuple[str, ...]:
+    return ("crun", "--cgroup-manager=cgroupfs") if bundle.runtime == "crun" else ("runc",)
+
+
+def _cgroup_mode(bundle: Bundle, verb: str) -> tuple[str, ...]:
+    """crun may leave cgroups alone; runc 1.1 knows no such mode (from 1.2 on it does)."""
+    return ("--manage-cgroups-mode=ignore",) if bundle.runtime == "crun" and verb else ()
+
+
+def _work(ve: str) -> Path:
+    return places.RUN / "work" / ve
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else 0

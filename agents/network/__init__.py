@@ -1,0 +1,1 @@
+"""A VE's place on the network, changed through netlink."""

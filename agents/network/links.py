@@ -1,0 +1,85 @@
+"""A VE's network on its host: a named network namespace, veth pairs, membership in a bridge.
+
+Rule: a VE is on the network exactly when the host's end of its link is a member of its bridge. So leaving and joining are
+one netlink call each, sockets of a frozen VE answer nobody, and the carrier inside never changes.
+"""
+
+import contextlib
+import errno
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute, NetlinkError, NetNS, netns
+
+from migrator.wire.facts import Interface
+
+NAMESPACES = Path("/run/netns")
+PERMANENT = 0x80
+NODAD = 0x02
+
+
+def make(name: str, interfaces: tuple[Interface, ...]) -> None:
+    """The namespace with all its interfaces as they have to be; on no bridge yet. Exists already: completed."""
+    if not (NAMESPACES / name).exists():
+        netns.create(name)
+    with NetNS(name) as inside, IPRoute() as host:
+        inside.link("set", index=1, state="up")
+        for interface in interfaces:
+            if not host.link_lookup(ifname=interface.host_name):
+                peer = {"ifname": interface.name, "address": interface.mac, "net_ns_fd": name}
+                host.link("add", ifname=interface.host_name, kind="veth", peer=peer)
+            _configure(inside, interface)
+            [outer] = host.link_lookup(ifname=interface.host_name)
+            host.link("set", index=outer, mtu=interface.mtu, state="up")
+
+
+def _configure(inside: Any, interface: Interface) -> None:
+    [index] = inside.link_lookup(ifname=interface.name)
+    inside.link("set", index=index, address=interface.mac, mtu=interface.mtu, state="up")
+    for address in interface.addresses:
+        flags = {"flags": NODAD} if ":" in address else {}
+        with _present():
+            parsed = ipaddress.ip_interface(address)
+            inside.addr("add", index=index, address=str(parsed.ip), prefixlen=parsed.network.prefixlen, **flags)
+    for to, via in interface.routes:
+        with _present():
+            inside.route("add", dst=to, oif=index, **({"gateway": via} if via else {}))
+
+
+@contextlib.contextmanager
+def _present() -> Any:
+    """What is there already is as good as made."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:
+            raise
+
+
+def join(interfaces: tuple[Interface, ...]) -> None:
+    """Put the VE on the network."""
+    with IPRoute() as host:
+        for interface in interfaces:
+            bridge = host.link_lookup(ifname=interface.bridge)
+            outer = host.link_lookup(ifname=interface.host_name)
+            if bridge and outer:
+                host.link("set", index=outer[0], master=bridge[0])
+
+
+def leave(interfaces: tuple[Interface, ...]) -> None:
+    """Take the VE off the network; its side notices nothing."""
+    with IPRoute() as host:
+        for interface in interfaces:
+            if outer := host.link_lookup(ifname=interface.host_name):
+                host.link("set", index=outer[0], master=0)
+
+
+def remove(name: str, interfaces: tuple[Interface, ...]) -> None:
+    """Take links and namespace away."""
+    with IPRoute() as host:
+        for interface in interfaces:
+            if outer := host.link_lookup(ifname=interface.host_name):
+                host.link("del", index=outer[0])
+    if (NAMESPACES / name).exists():
+        netns.remove(name)
