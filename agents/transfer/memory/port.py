@@ -93,6 +93,15 @@ class Held:
     content_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A lazy restore that is complete: the VE waits for no page any more, and the store is empty."""
+
+    placed_bytes: int
+    faults: int
+    duration_s: float
+
+
 class PageHolder(Protocol):
     """The target's side."""
 
