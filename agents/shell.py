@@ -46,14 +46,16 @@ async def run(
     `capture=False` gives it /dev/null for output: for programs whose children live on and would keep a pipe open.
     """
     words = tuple(os.fspath(word) for word in argv)
-    output = subprocess.PIPE if capture else subprocess.DEVNULL
+    discard = None if capture else subprocess.DEVNULL
     with trio.move_on_after(limit_s):
         try:
             done = await trio.run_process(
                 words,
-                stdin=stdin or subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdin=stdin,
+                capture_stdout=capture,
+                capture_stderr=capture,
+                stdout=discard,
+                stderr=discard,
                 check=False,
                 env=None if env is None else {**os.environ, **env},
                 cwd=cwd,
