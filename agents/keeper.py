@@ -1,0 +1,157 @@
+"""Runs one VE's hand-over machine: gives it events, carries out its commands.
+
+Rule: events of one VE are handled one at a time, in the order they came; a record is on disk before what follows it;
+an act that is under way when the machine wants to undo is cancelled first.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import trio
+
+from agents.handover.source import Source, Stage
+from agents.handover.target import Target
+from agents.handover.vocabulary import (
+    Act,
+    Answer,
+    Arm,
+    Booted,
+    Command,
+    DeadlinePassed,
+    Did,
+    DidNot,
+    Do,
+    Event,
+    Ordered,
+    PeerSaid,
+    TellPeer,
+    Write,
+)
+from agents.handover.vocabulary import Order as ControllerOrder
+from agents.handover.vocabulary import PeerOrder
+from agents.records import Records
+from migrator.wire.facts import Claim, Record, Standing, VeState
+from migrator.wire.faults import Fault, FaultCode, FaultError
+from migrator.wire.messages import Depart, Reply, Reserve, Stands
+
+ON_TARGET = frozenset({Claim.ARRIVING, Claim.OWNER, Claim.REFUSED})
+
+
+class Works(Protocol):
+    """What the keeper needs done; `agents.works` does it with the engine, the network and the channel."""
+
+    async def act(self, act: Act, record: Record) -> Reply | dict[str, str] | None:
+        """Carry out one act. Raises FaultError."""
+        ...
+
+    async def tell_peer(self, message: PeerOrder) -> Reply:
+        """Ask the other agent. Raises FaultError(UNREACHABLE or PEER_LOST) when it does not answer."""
+        ...
+
+    async def look(self) -> VeState:
+        """The VE's state, asked now."""
+        ...
+
+
+class Keeper:
+    """One VE on this host."""
+
+    def __init__(self, record: Record, records: Records, works: Works, nursery: trio.Nursery) -> None:
+        self.machine: Source | Target = Target(record) if record.claim in ON_TARGET else Source(record)
+        self._records, self._works, self._nursery = records, works, nursery
+        self._turn = trio.Lock()
+        self._waiting: dict[int, trio.MemorySendChannel[Reply | None]] = {}
+        self._tickets = 0
+        self._act_scope: trio.CancelScope | None = None
+        self._deadline = trio.CancelScope()
+
+    @property
+    def works(self) -> Works:
+        """What does the acts."""
+        return self._works
+
+    async def standing(self) -> Stands:
+        """Where the VE stands here now."""
+        working = str(self.machine.stage) != "idle"
+        return Stands(Standing(self.machine.record, await self._works.look(), working))
+
+    async def order(self, order: ControllerOrder | PeerOrder) -> Reply:
+        """Give an order and wait for its answer."""
+        await self._become(order)
+        self._tickets += 1
+        ticket = self._tickets
+        send, receive = trio.open_memory_channel[Reply | None](1)
+        self._waiting[ticket] = send
+        await self.feed(Ordered(order, ticket))
+        reply = await receive.receive()
+        return await self.standing() if reply is None else reply
+
+    async def booted(self) -> None:
+        """The agent has just started."""
+        await self.feed(Booted(await self._works.look()))
+
+    async def feed(self, event: Event) -> None:
+        """Let the machine handle an event, and carry out what it wants."""
+        async with self._turn:
+            for command in self.machine.handle(event):
+                await self._carry_out(command)
+            undoing = isinstance(self.machine, Source) and self.machine.stage is Stage.UNDOING
+            if self._act_scope is not None and (undoing or str(self.machine.stage) == "dropping"):
+                self._act_scope.cancel()
+
+    async def _become(self, order: object) -> None:
+        """A VE that came may leave again, and one that left may come back."""
+        if isinstance(order, Depart) and isinstance(self.machine, Target):
+            self.machine = Source(self.machine.record)
+        elif isinstance(order, Reserve) and str(self.machine.stage) == "idle":
+            self.machine = Target(self.machine.record, await self._works.look())
+
+    async def _carry_out(self, command: Command) -> None:
+        match command:
+            case Write(record=record):
+                self._records.write(record)
+            case Do(act=act):
+                self._nursery.start_soon(self._act, act)
+            case TellPeer(message=message, delay_s=delay_s):
+                self._nursery.start_soon(self._tell, message, delay_s)
+            case Arm(limit_s=limit_s):
+                self._deadline.cancel()
+                if limit_s is not None:
+                    self._deadline = trio.CancelScope()
+                    self._nursery.start_soon(self._watch, self._deadline, limit_s)
+            case Answer(ticket=ticket, reply=reply):
+                if channel := self._waiting.pop(ticket, None):
+                    channel.send_nowait(reply)
+
+    async def _act(self, act: Act) -> None:
+        await self.feed(await self._outcome(act, lambda: self._works.act(act, self.machine.record)))
+
+    async def _outcome(self, act: Act, work: Callable[[], Awaitable[Reply | dict[str, str] | None]]) -> Event:
+        undoing = act in (Act.THAW, Act.UNPREPARE, Act.DROP)
+        scope = trio.CancelScope(shield=undoing)
+        if not undoing:
+            self._act_scope = scope
+        try:
+            with scope:
+                return Did(act, await work())
+        except FaultError as error:
+            return DidNot(act, error.fault)
+        except (OSError, RuntimeError, trio.TooSlowError) as error:
+            return DidNot(act, Fault(FaultCode.INTERNAL, f"{type(error).__name__}: {error}", step=str(act)))
+        finally:
+            if self._act_scope is scope:
+                self._act_scope = None
+        return DidNot(act, Fault(FaultCode.CONFLICT, "given up because the move is undone", step=str(act)))
+
+    async def _tell(self, message: PeerOrder, delay_s: float) -> None:
+        await trio.sleep(delay_s)
+        try:
+            reply = await self._works.tell_peer(message)
+        except FaultError as error:
+            reply = error.fault
+        await self.feed(PeerSaid(reply))
+
+    async def _watch(self, scope: trio.CancelScope, limit_s: float) -> None:
+        with scope:
+            await trio.sleep(limit_s)
+            await self.feed(DeadlinePassed())
