@@ -1,0 +1,32 @@
+"""The agent's program: `serve` is the daemon, `bridge` and `gate` are what SSH sessions run.
+
+Rule: `bridge` and `gate` import nothing heavy; they start in milliseconds.
+"""
+
+import sys
+
+
+def main() -> None:
+    """Dispatch on the first argument."""
+    match sys.argv[1:]:
+        case ["serve"]:
+            import trio
+
+            from agents.serve import serve
+
+            trio.run(serve)
+        case ["bridge"]:
+            from agents import bridge
+
+            bridge.main()
+        case ["gate", migration, root]:
+            from agents import gate
+
+            gate.main(migration, root)
+        case _:
+            print("usage: migrator-agent serve | bridge | gate MIGRATION ROOT", file=sys.stderr)
+            sys.exit(64)
+
+
+if __name__ == "__main__":
+    main()

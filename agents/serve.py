@@ -1,0 +1,219 @@
+"""The agent's daemon: listens on a root-only unix socket, one conversation per connection.
+
+Rule: bytes that make no sense end their own connection with a clear fault and touch nothing else; orders already taken are
+carried out whoever hangs up.
+"""
+
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+
+import trio
+
+from agents import places
+from agents.engines.registry import Registry
+from agents.handover.vocabulary import Order, PeerOrder
+from agents.keeper import Keeper
+from agents.records import Records
+from agents.works import VeWorks
+from migrator.wire import framing
+from migrator.wire.codec import decode, encode
+from migrator.wire.facts import HostFacts, ToolFact, VeState
+from migrator.wire.faults import Fault, FaultCode, FaultError, fault_error
+from migrator.wire.messages import (
+    PROTOCOL_VERSION,
+    Ask,
+    CopyFiles,
+    Envelope,
+    Hello,
+    HostInspected,
+    InspectHost,
+    ListVes,
+    PeerRequest,
+    PeerRestore,
+    Reply,
+    Request,
+    Reserve,
+    SetPower,
+    VesListed,
+)
+
+
+class Daemon:
+    """Everything the agent knows while it runs."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.registry, self.records = Registry(), Records()
+        self._keepers: dict[str, Keeper] = {}
+        self._works: dict[str, VeWorks] = {}
+        self._nursery = nursery
+
+    async def wake(self) -> None:
+        """Go on where the records say this host was."""
+        for record in self.records.all():
+            if record.engine or (await self._engine_name(record.ve)):
+                keeper = await self.keeper(record.ve, record.engine)
+                await keeper.booted()
+
+    async def _engine_name(self, ve: str) -> str:
+        try:
+            return (await self.registry.holding(ve)).name
+        except FaultError:
+            return ""
+
+    async def keeper(self, ve: str, engine: str = "") -> Keeper:
+        """The one keeper of a VE. Raises FaultError for a name that is none, or a VE nobody has."""
+        if not places.valid_name(ve):
+            raise fault_error(FaultCode.BAD_REQUEST, f"{ve!r} cannot be the name of a VE")
+        if ve not in self._keepers:
+            found = self.registry.named(engine) if engine else await self.registry.holding(ve)
+            self._works[ve] = VeWorks(ve, found)
+            self._keepers[ve] = Keeper(self.records.read(ve), self.records, self._works[ve], self._nursery)
+        return self._keepers[ve]
+
+    async def answer(self, request: Request | PeerRequest) -> Reply:
+        """The reply to one request. Raises FaultError."""
+        match request:
+            case InspectHost():
+                return HostInspected(await self._facts())
+            case ListVes():
+                found = [facts for engine in self.registry.engines.values() for facts in await engine.discover()]
+                return VesListed(tuple(found), self.records.all())
+            case Ask():
+                return await (await self.keeper(request.ve)).standing()
+            case SetPower():
+                engine = await self.registry.holding(request.ve)
+                await (engine.start(request.ve) if request.on else engine.stop(request.ve))
+                return await (await self.keeper(request.ve)).standing()
+            case CopyFiles():
+                await self.keeper(request.ve)
+                return await self._works[request.ve].copy(request)
+            case Reserve():
+                return await self._reserve(request)
+            case _:
+                return await self._order(request)
+
+    async def _reserve(self, request: Reserve) -> Reply:
+        ve = request.facts.ve
+        keeper = await self.keeper(ve, request.facts.engine)
+        if await self.registry.named(request.facts.engine).look(ve) is not VeState.ABSENT:
+            raise fault_error(FaultCode.CONFLICT, f"VE {ve} is already on this host", step="reserve")
+        self._works[ve].expect(request)
+        return await keeper.order(request)
+
+    async def _order(self, request: Order | PeerOrder) -> Reply:
+        ve = request.facts.ve if isinstance(request, Reserve) else request.ve
+        record = self.records.read(ve)
+        keeper = await self.keeper(ve, record.engine)
+        if isinstance(request, PeerRestore):
+            self._works[ve].expect(request)
+        return await keeper.order(request)
+
+    async def _facts(self) -> HostFacts:
+        tools: list[ToolFact] = []
+        offers: list[str] = []
+        for engine in self.registry.engines.values():
+            found, offered = await engine.probe()
+            tools += found
+            offers += offered
+        memory = _meminfo()
+        return HostFacts(
+            host=platform.node(),
+            kernel=platform.release(),
+            machine=platform.machine(),
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            python=platform.python_version(),
+            clock_unix_s=time.time(),
+            cpus=os.cpu_count() or 1,
+            cpu_flags=_cpu_flags(),
+            memory_total_bytes=memory["MemTotal"],
+            memory_free_bytes=memory["MemAvailable"],
+            disk_free_bytes=shutil.disk_usage(places.STATE).free,
+            image_free_bytes=shutil.disk_usage(places.RUN).free,
+            bridges=tuple(sorted(path.parent.name for path in Path("/sys/class/net").glob("*/bridge"))),
+            addresses=(),
+            tools=tuple(tools),
+            engines=tuple(offers),
+        )
+
+
+def _meminfo() -> dict[str, int]:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+
+
+def _cpu_flags() -> tuple[str, ...]:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return tuple(sorted(line.split(":")[1].split()))
+    return ()
+
+
+async def converse(daemon: Daemon, stream: trio.SocketStream) -> None:
+    """One connection, until it ends or says something that is no message."""
+    reader, greeted = framing.FrameReader(), False
+    sending = trio.Lock()
+
+    async def reply(number: int, body: Reply | Hello) -> None:
+        async with sending:
+            await stream.send_all(encode(Envelope(number, body)))
+
+    async def carry_out(number: int, request: Request | PeerRequest) -> None:
+        try:
+            body = await daemon.answer(request)
+        except FaultError as error:
+            body = error.fault
+        except Exception as error:  # a mistake of ours must not take the daemon, and others' VEs, with it
+            body = Fault(FaultCode.INTERNAL, f"{type(error).__name__}: {error}")
+        try:
+            await reply(number, body)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # who asked has hung up; the record tells whoever asks next
+
+    try:
+        async for data in stream:
+            for frame in reader.feed(bytes(data)):
+                envelope = decode(frame)
+                if not greeted:
+                    greeted = True
+                    await reply(envelope.number, greet(envelope.body))
+                else:
+                    daemon._nursery.start_soon(carry_out, envelope.number, envelope.body)
+    except FaultError as error:
+        await reply(0, error.fault)
+    except trio.BrokenResourceError:
+        return
+
+
+def greet(body: object) -> Hello:
+    """The answer to a greeting. Raises FaultError(VERSION) for another version, BAD_REQUEST for anything else."""
+    if not isinstance(body, Hello):
+        raise fault_error(FaultCode.BAD_REQUEST, "the first message must be a greeting")
+    if body.version != PROTOCOL_VERSION:
+        raise fault_error(
+            FaultCode.VERSION,
+            f"this agent speaks version {PROTOCOL_VERSION}, you speak {body.version}; `migrator host add` brings it up to date",
+        )
+    return Hello(PROTOCOL_VERSION, platform.node())
+
+
+async def serve() -> None:
+    """Listen until the process is ended."""
+    places.RUN.mkdir(parents=True, exist_ok=True, mode=0o700)
+    places.STATE.mkdir(parents=True, exist_ok=True, mode=0o700)
+    places.SOCKET.unlink(missing_ok=True)
+    listening = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    await listening.bind(str(places.SOCKET))
+    places.SOCKET.chmod(0o600)
+    listening.listen(64)
+    async with trio.open_nursery() as nursery:
+        daemon = Daemon(nursery)
+        await daemon.wake()
+
+        async def handler(stream: trio.SocketStream) -> None:
+            async with stream:
+                await converse(daemon, stream)
+
+        await trio.serve_listeners(handler, [trio.SocketListener(listening)], handler_nursery=nursery)
