@@ -1,4 +1,4 @@
-"""The agent's daemon: listens on a root-only unix socket, one conversation per connection.
+"""The agent's daemon: a root-only unix socket, one conversation per connection.
 
 Rule: bytes that make no sense end their own connection with a clear fault and touch nothing else; orders already taken are
 carried out whoever hangs up.
@@ -48,7 +48,7 @@ class Daemon:
         self.registry, self.records = Registry(), Records()
         self._keepers: dict[str, Keeper] = {}
         self._works: dict[str, VeWorks] = {}
-        self._nursery = nursery
+        self.nursery = nursery
 
     async def wake(self) -> None:
         """Go on where the records say this host was."""
@@ -70,7 +70,7 @@ class Daemon:
         if ve not in self._keepers:
             found = self.registry.named(engine) if engine else await self.registry.holding(ve)
             self._works[ve] = VeWorks(ve, found)
-            self._keepers[ve] = Keeper(self.records.read(ve), self.records, self._works[ve], self._nursery)
+            self._keepers[ve] = Keeper(self.records.read(ve), self.records, self._works[ve], self.nursery)
         return self._keepers[ve]
 
     async def answer(self, request: Request | PeerRequest) -> Reply:
@@ -179,8 +179,10 @@ async def converse(daemon: Daemon, stream: trio.SocketStream) -> None:
                 if not greeted:
                     greeted = True
                     await reply(envelope.number, greet(envelope.body))
+                elif isinstance(envelope.body, Request | PeerRequest):
+                    daemon.nursery.start_soon(carry_out, envelope.number, envelope.body)
                 else:
-                    daemon._nursery.start_soon(carry_out, envelope.number, envelope.body)
+                    raise fault_error(FaultCode.BAD_REQUEST, f"{type(envelope.body).__name__} is no request")
     except FaultError as error:
         await reply(0, error.fault)
     except trio.BrokenResourceError:

@@ -8,14 +8,14 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from migrator.wire.faults import FaultCode, fault_error
 
 CHUNK_BYTES = 1 << 20
 
 
-def send(directory: Path, stream: BinaryIO, moved: Callable[[int], None]) -> dict[str, str]:
+def send(directory: Path, stream: IO[bytes], moved: Callable[[int], None]) -> dict[str, str]:
     """Write every file of `directory` to the stream; name -> SHA-256 of what was sent. `moved` is told of bytes."""
     manifest = {}
     for path in sorted(directory.iterdir()):
@@ -35,7 +35,7 @@ def send(directory: Path, stream: BinaryIO, moved: Callable[[int], None]) -> dic
     return manifest
 
 
-def receive(directory: Path, stream: BinaryIO) -> dict[str, str]:
+def receive(directory: Path, stream: IO[bytes]) -> dict[str, str]:
     """Write what comes to `directory`; name -> SHA-256 of what came. Raises FaultError(CORRUPT) on a short stream."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     manifest = {}
@@ -48,7 +48,7 @@ def receive(directory: Path, stream: BinaryIO) -> dict[str, str]:
     return manifest
 
 
-def _receive_file(path: Path, size: int, stream: BinaryIO) -> str:
+def _receive_file(path: Path, size: int, stream: IO[bytes]) -> str:
     digest = hashlib.sha256()
     with path.open("wb") as file:
         while size:
