@@ -1,0 +1,72 @@
+"""PURE. The phases of a migration: one row each; what a failure in it means, and what comes next.
+
+Rule: a phase is a row here and a case in `machine`. Everything up to and including `copying` can be undone by the
+controller; `handing-over` belongs to the two hosts, which finish or undo it themselves; after it there is only forward.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where a migration is."""
+
+    INSPECTING = "inspecting"
+    RESERVING = "reserving"
+    COPYING = "copying"
+    HANDING_OVER = "handing-over"
+    VERIFYING = "verifying"
+    RETIRING = "retiring"
+    UNDOING = "undoing"
+    SETTLING = "settling"
+    """What happened is unknown; both hosts are being asked."""
+    BLOCKED = "blocked"
+    """A host that must be asked does not answer."""
+    DONE = "done"
+    UNDONE = "undone"
+    REFUSED = "refused"
+    NEEDS_OPERATOR = "needs-operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one phase is."""
+
+    phase: Phase
+    limit_s: float
+    """After this the outcome of its request is unknown, never failed."""
+    undo: bool
+    """Whether the controller undoes the migration when a step of it certainly failed."""
+    after: tuple[Phase, ...]
+    """The phases that may come next."""
+
+
+ENDED = frozenset({Phase.DONE, Phase.UNDONE, Phase.REFUSED, Phase.NEEDS_OPERATOR})
+
+TABLE = {
+    row.phase: row
+    for row in (
+        Row(Phase.INSPECTING, 30, False, (Phase.RESERVING, Phase.REFUSED)),
+        Row(Phase.RESERVING, 60, True, (Phase.COPYING, Phase.UNDOING, Phase.SETTLING)),
+        Row(Phase.COPYING, 86400, True, (Phase.HANDING_OVER, Phase.UNDOING, Phase.SETTLING)),
+        Row(Phase.HANDING_OVER, 900, True, (Phase.VERIFYING, Phase.UNDOING, Phase.SETTLING)),
+        Row(Phase.VERIFYING, 60, False, (Phase.RETIRING, Phase.SETTLING, Phase.NEEDS_OPERATOR)),
+        Row(Phase.RETIRING, 600, False, (Phase.DONE, Phase.SETTLING, Phase.NEEDS_OPERATOR)),
+        Row(Phase.UNDOING, 60, False, (Phase.UNDONE, Phase.SETTLING, Phase.NEEDS_OPERATOR)),
+        Row(
+            Phase.SETTLING,
+            30,
+            False,
+            (
+                Phase.UNDOING,
+                Phase.VERIFYING,
+                Phase.RETIRING,
+                Phase.BLOCKED,
+                Phase.NEEDS_OPERATOR,
+                Phase.UNDONE,
+                Phase.DONE,
+            ),
+        ),
+        Row(Phase.BLOCKED, 0, False, (Phase.SETTLING,)),
+    )
+}
