@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup check test lint unit clean
+.PHONY: setup check test lint unit clean lab-up lab-down
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
+	$(PYTHON) -c 'import ensurepip, venv' || { apt-get update -q && apt-get install -y -q python3-venv; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --editable '.[dev]'
 	touch $@
@@ -26,6 +27,13 @@ unit: setup
 
 test: setup
 	$(VENV)/bin/pytest
+
+# Two hosts on this machine, alpha and beta, and a client's place; TOPOLOGY=file.toml for others. Needs root.
+lab-up: setup
+	$(VENV)/bin/python -m scenarios.lab up $(if $(TOPOLOGY),--topology $(TOPOLOGY))
+
+lab-down: setup
+	$(VENV)/bin/python -m scenarios.lab down $(if $(LAB),--name $(LAB))
 
 clean:
 	rm -rf $(VENV) build

@@ -1,108 +1,76 @@
-"""A lab: hosts in namespaces of their own on a switch, and an outside place from which clients run.
+"""A whole lab: brought up, found again, taken down.
 
-Rule: everything made is named after the lab and noted before it is made, so that `down` finds it whatever happened;
-processes are ended by recorded pid and start time, never by name.
+Rule: `up` begins by removing whatever an earlier one of the name left, however that one ended; `down` leaves nothing.
 """
 
-import contextlib
-import json
-import os
-import shutil
-import signal
-import subprocess
-import time
-import tomllib
-import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
-from scenarios.lab import root as debian
+from scenarios.lab import access, groups, hosts, record, root, switch, topology
+from scenarios.lab.hosts import Host
+from scenarios.lab.programs import Outside
+from scenarios.lab.record import CLIENT, LabRecord, NoLabError
+from scenarios.lab.topology import Topology
 
-STATE = Path(os.environ.get("MIGRATOR_LAB_STATE", "/var/lib/migrator-lab"))
-HERE = Path(__file__).parent
-UNIFIED = [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")]
 
+class Lab:
+    """A lab that is up. Made by `up` or `load`."""
 
-@dataclass(frozen=True, slots=True)
-class Topology:
-    """What a lab is made of."""
-
-    name: str = "lab"
-    hosts: tuple[str, ...] = ("alpha", "beta")
-    rate: str = "1gbit"
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     @classmethod
-    def from_toml(cls, path: Path, name: str | None) -> "Topology":
-        """Read a topology file."""
-        data = tomllib.loads(path.read_text())
-        return cls(
-            name or data.get("name", "lab"),
-            tuple(host["name"] for host in data["host"]),
-            data.get("rate", "1gbit"),
-        )
+    def up(cls, wanted: Topology | None = None) -> Self:
+        """Bring a fresh lab up; an earlier one of its name goes, with its disks."""
+        wanted = wanted or Topology()
+        for spec in wanted.hosts:
+            root.ensure(spec.packages)
+        with record.locked():
+            _sweep(wanted.name)
+            _make(wanted)
+        return cls(wanted.name)
+
+    @classmethod
+    def load(cls, name: str = "lab") -> Self:
+        """A lab that is up already. Raises NoLabError."""
+        record.load(name)
+        return cls(name)
+
+    def down(self) -> None:
+        """Take everything of the lab away. May be called again."""
+        down(self.name)
 
     @property
-    def subnet(self) -> str:
-        """First three numbers of the lab's IPv4 network, the same for the same name."""
-        mixed = zlib.crc32(self.name.encode())
-        return f"10.{64 + mixed % 64}.{mixed // 64 % 256}"
+    def record(self) -> LabRecord:
+        """What the lab has noted about itself."""
+        return record.load(self.name)
 
     @property
-    def subnet6(self) -> str:
-        """The lab's IPv6 prefix (ULA, /64)."""
-        return f"fd6d:{zlib.crc32(self.name.encode()) & 0xFFFF:x}::"
+    def hosts(self) -> list[Host]:
+        """All hosts, in the topology's order."""
+        return [Host(self.name, host.spec.name) for host in self.record.hosts]
 
-
-@dataclass(slots=True)
-class Host:
-    """One host of a lab."""
-
-    lab: str
-    name: str
-    number: int
-    address: str
-    address6: str
-    pid: int = 0
-    """Process 1 of the host, as the machine numbers it."""
-    started: str = ""
-    keeper_pid: int = 0
-    keeper_started: str = ""
+    def host(self, name: str) -> Host:
+        """The named host. Raises NoLabError."""
+        return Host(self.name, self.record.host(name).spec.name)
 
     @property
-    def netns(self) -> str:
-        """Name of its network namespace."""
-        return f"{self.lab}-{self.name}"
+    def client(self) -> Outside:
+        """The place outside from which clients run."""
+        lab = self.record
+        (group,) = groups.make(self.name, "client")
+        return Outside(lab.client, group, lab.address(CLIENT), lab.address6(CLIENT))
 
-    @property
-    def directory(self) -> Path:
-        """Its disk and mount point on the machine."""
-        return STATE / self.lab / self.name
-
-    def path(self, inside: str) -> Path:
-        """A file of the running host, as seen from outside."""
-        return Path(f"/proc/{self.pid}/root") / inside.lstrip("/")
-
-    def argv(self, words: Sequence[str]) -> list[str]:
-        """Argument list that runs `words` inside the host."""
-        return ["nsenter", "-t", str(self.pid), "-m", "-n", "-p", "-u", "-i", "-C", "--", *words]
-
-    def run(self, *words: str, check: bool = True, limit_s: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run a program inside the host to its end."""
-        return _run(self.argv(words), check=check, limit_s=limit_s)
-
-
-@dataclass(slots=True)
-class Lab:
-    """A lab that is up, or was."""
-
-    topology: Topology
-    hosts: list[Host] = field(default_factory=list)
+    def ve_addresses(self, number: int) -> tuple[str, str]:
+        """IPv4 and IPv6 address with prefix length for a VE; numbers 100 to 249 are free."""
+        lab = self.record
+        return f"{lab.address(number)}/{lab.prefix}", f"{lab.address6(number)}/64"
 
     @property
     def directory(self) -> Path:
-        """Where the lab keeps what it knows."""
-        return STATE / self.topology.name
+        """Where the lab keeps what it has."""
+        return record.directory(self.name)
 
     @property
     def inventory(self) -> Path:
@@ -110,223 +78,48 @@ class Lab:
         return self.directory / "inventory.toml"
 
     @property
-    def client_netns(self) -> str:
-        """Network namespace of the outside place."""
-        return f"{self.topology.name}-client"
+    def ssh_config(self) -> Path:
+        """For `ssh -F`."""
+        return self.directory / "ssh_config"
 
-    def host(self, name: str) -> Host:
-        """The named host."""
-        return next(host for host in self.hosts if host.name == name)
-
-    def client(self, *words: str) -> list[str]:
-        """Argument list that runs `words` at the outside place."""
-        return ["nsenter", f"--net=/run/netns/{self.client_netns}", "--", *words]
-
-    # --- up ----------------------------------------------------------------------------------------
-
-    @classmethod
-    def up(cls, topology: Topology) -> "Lab":
-        """Bring a lab up, after taking down whatever an earlier one of this name left."""
-        lower = debian.ensure()
-        with contextlib.suppress(FileNotFoundError):
-            cls.load(topology.name).down()
-        lab = cls(topology)
-        lab.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for number, name in enumerate(topology.hosts, start=1):
-            address, address6 = f"{topology.subnet}.{number}", f"{topology.subnet6}{number:x}"
-            lab.hosts.append(Host(topology.name, name, number, address, address6))
-        lab.save()
-        lab._wire()
-        for host in lab.hosts:
-            lab.boot(host, lower)
-        lab._write_access()
-        return lab
-
-    @classmethod
-    def load(cls, name: str) -> "Lab":
-        """A lab from what it noted. Raises FileNotFoundError when there is none."""
-        data = json.loads((STATE / name / "lab.json").read_text())
-        topology = Topology(name, tuple(data["topology"]["hosts"]), data["topology"]["rate"])
-        return cls(topology, [Host(**host) for host in data["hosts"]])
-
-    def save(self) -> None:
-        """Note what is known, whole or not at all."""
-        fresh = self.directory / "lab.json.new"
-        fresh.write_text(json.dumps(asdict(self), indent=1))
-        fresh.rename(self.directory / "lab.json")
-
-    def _wire(self) -> None:
-        name, switch = self.topology.name, f"{self.topology.name}-sw"
-        _ip("netns", "add", switch)
-        _ip("-n", switch, "link", "add", "br0", "type", "bridge")
-        _ip("-n", switch, "link", "set", "br0", "up")
-        ends = [(host.netns, f"h{host.number}") for host in self.hosts] + [(self.client_netns, "client")]
-        for netns, port in ends:
-            _ip("netns", "add", netns)
-            _ip("-n", switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", netns)
-            _ip("-n", switch, "link", "set", port, "master", "br0", "up")
-            _ip("-n", netns, "link", "set", "lo", "up")
-        for host in self.hosts:
-            _ip("-n", host.netns, "link", "add", "br0", "type", "bridge")
-            _ip("-n", host.netns, "link", "set", "eth0", "master", "br0", "up")
-            self._address(host.netns, "br0", host.address, host.address6)
-        self._address(self.client_netns, "eth0", f"{self.topology.subnet}.250", f"{self.topology.subnet6}fa")
-        _ip("link", "add", f"mlab-{name}", "type", "veth", "peer", "name", "machine", "netns", switch)
-        _ip("-n", switch, "link", "set", "machine", "master", "br0", "up")
-        _ip("link", "set", f"mlab-{name}", "up")
-        _ip("address", "add", f"{self.topology.subnet}.254/24", "dev", f"mlab-{name}")
-        for host in self.hosts:
-            self.set_link(host, rate=self.topology.rate)
-
-    @staticmethod
-    def _address(netns: str, link: str, address: str, address6: str) -> None:
-        _ip("-n", netns, "link", "set", link, "up")
-        _ip("-n", netns, "address", "add", f"{address}/24", "dev", link)
-        _ip("-n", netns, "address", "add", f"{address6}/64", "dev", link, "nodad")
-
-    def set_link(self, host: Host, *, rate: str | None = None, up: bool | None = None) -> None:
-        """Shape or cut the host's line to the switch."""
-        switch, port = f"{self.topology.name}-sw", f"h{host.number}"
-        if up is not None:
-            _ip("-n", switch, "link", "set", port, "up" if up else "down")
-        if rate is not None:
-            shape = ["root", "tbf", "rate", rate, "burst", "256k", "latency", "50ms"]
-            _run(["tc", "-n", switch, "qdisc", "replace", "dev", port, *shape])
-            _run(["tc", "-n", host.netns, "qdisc", "replace", "dev", "eth0", *shape])
-
-    def boot(self, host: Host, lower: Path | None = None) -> None:
-        """Start a host from its disk."""
-        for part in ("upper", "work", "root"):
-            (host.directory / part).mkdir(parents=True, exist_ok=True)
-        init = host.directory / "upper/usr/local/sbin/lab-init"
-        init.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(HERE / "lab_init.py", init)
-        self._install_keys(host)
-        group = _cgroup_root() / "migrator-lab" / self.topology.name / host.name
-        group.mkdir(parents=True, exist_ok=True)
-        inside = [str(HERE / "boot.sh"), host.name, str(lower or debian.ensure()), str(host.directory)]
-        join = f"echo 0 > {group}/cgroup.procs; exec \"$@\""
-        unshare = ["unshare", "-m", "-p", "-f", "-u", "-i", "-C", "--kill-child", "sh", *inside]
-        with (host.directory / "console.log").open("a") as console:
-            keeper = subprocess.Popen(
-                ["nsenter", f"--net=/run/netns/{host.netns}", "--", "sh", "-c", join, "sh", *unshare],
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                start_new_session=True,
-            )
-        host.keeper_pid, host.keeper_started = keeper.pid, _started(keeper.pid)
-        self.save()
-        _await(lambda: bool(_children(keeper.pid)), f"{host.name} did not start", host)
-        host.pid = _children(keeper.pid)[0]
-        host.started = _started(host.pid)
-        self.save()
-        _await(lambda: self._ssh_up(host), f"sshd of {host.name} did not come up", host)
-
-    def _ssh_up(self, host: Host) -> bool:
-        probe = host.run("ss", "-Hltn", "sport = :22", check=False)
-        return ":22" in probe.stdout
-
-    def crash(self, host: Host) -> None:
-        """Like a power cut: every process of the host ends at once; its disk stays."""
-        _kill(host.keeper_pid, host.keeper_started)
-        _kill(host.pid, host.started)
-        _await(lambda: not Path(f"/proc/{host.pid}").exists(), f"{host.name} did not end", host)
-
-    def _install_keys(self, host: Host) -> None:
-        key = self.directory / "id_ed25519"
-        if not key.exists():
-            _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(key)])
-        ssh = host.directory / "upper/root/.ssh"
-        ssh.mkdir(parents=True, exist_ok=True, mode=0o700)
-        ssh.parent.chmod(0o700)
-        authorized = ssh / "authorized_keys"
-        if not authorized.exists():
-            authorized.write_text(key.with_suffix(".pub").read_text())
-
-    def _write_access(self) -> None:
-        known = self.directory / "known_hosts"
-        lines, inventory = [], []
-        for host in self.hosts:
-            for public in sorted(host.path("/etc/ssh").glob("ssh_host_*_key.pub")):
-                lines.append(f"{host.name},{host.address} {' '.join(public.read_text().split()[:2])}\n")
-            inventory.append(
-                f'[[host]]\nname = "{host.name}"\naddress = "{host.address}"\nuser = "root"\n'
-                f'identity_file = "{self.directory}/id_ed25519"\nknown_hosts = "{known}"\n'
-            )
-        known.write_text("".join(lines))
-        self.inventory.write_text("\n".join(inventory))
-
-    # --- down --------------------------------------------------------------------------------------
-
-    def down(self) -> None:
-        """Take everything of the lab away. May be called again."""
-        for host in self.hosts:
-            self.crash(host)
-        names = [host.netns for host in self.hosts] + [self.client_netns, f"{self.topology.name}-sw"]
-        for netns in names:
-            _run(["ip", "netns", "delete", netns], check=False)
-        _run(["ip", "link", "delete", f"mlab-{self.topology.name}"], check=False)
-        _remove_groups(_cgroup_root() / "migrator-lab" / self.topology.name)
-        shutil.rmtree(self.directory, ignore_errors=True)
+    def whole(self, wanted: Topology) -> bool:
+        """Whether it is completely up, as `wanted`."""
+        lab = self.record
+        return lab.complete and lab.topology == wanted and all(host.alive for host in self.hosts)
 
 
-def _run(argv: Sequence[str], *, check: bool = True, limit_s: float = 120) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=limit_s
-    )
-    if check and done.returncode:
-        raise RuntimeError(f"{' '.join(argv)} ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
-    return done
+def down(name: str) -> bool:
+    """Take a lab away by its name, whatever is left of it. Returns whether there was anything noted of it."""
+    topology.Topology(name)
+    noted = record.directory(name).exists()
+    with record.locked():
+        _sweep(name)
+    return noted
 
 
-def _ip(*words: str) -> None:
-    _run(["ip", *words])
+def _make(wanted: Topology) -> None:
+    record.directory(wanted.name).mkdir(mode=0o700)
+    lab = LabRecord.planned(wanted, *topology.subnets(wanted, switch.taken_networks()))
+    record.save(lab)
+    access.make_user_key(lab)
+    for host in lab.hosts:
+        access.write_seed(lab, host)
+    access.write_files(lab)
+    switch.build(lab)
+    for host in lab.hosts:
+        Host(lab.name, host.spec.name).boot_locked()
+    record.save(replace(record.load(lab.name), complete=True))
 
 
-def _cgroup_root() -> Path:
-    return next(path for path in UNIFIED if (path / "cgroup.procs").exists())
-
-
-def _remove_groups(group: Path) -> None:
-    """Remove a cgroup and all below it, the deepest first; empty ones only can be removed."""
-    if not group.is_dir():
-        return
-    for _ in range(100):
-        with contextlib.suppress(OSError):
-            for directory, _, _ in os.walk(group, topdown=False):
-                os.rmdir(directory)
-            return
-        time.sleep(0.02)
-
-
-def _started(pid: int) -> str:
+def _sweep(name: str) -> None:
+    """Processes first, then the network they used, then their disks."""
+    groups.end(groups.of(name))
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except FileNotFoundError:
-        return ""
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def _kill(pid: int, started: str) -> None:
-    if pid and started and _started(pid) == started:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
-
-
-def _await(true: object, complaint: str, host: Host, limit_s: float = 20) -> None:
-    end = time.monotonic() + limit_s
-    assert callable(true)
-    while not true():
-        if time.monotonic() > end:
-            console = (host.directory / "console.log").read_text()[-2000:]
-            raise RuntimeError(f"{complaint} within {limit_s} s; its console:\n{console}")
-        time.sleep(0.02)
+        for host in record.load(name).hosts:
+            groups.kill(host.pid, host.started)
+            groups.kill(host.keeper_pid, host.keeper_started)
+    except NoLabError:
+        pass  # killed before it noted anything, or noted by another version: the groups had all there was
+    groups.remove(name)
+    switch.sweep(name)
+    hosts.forget_disk(name)

@@ -1,0 +1,113 @@
+"""The cgroups of a lab: one per place below /migrator-lab/NAME, by which all of its processes can be found and ended.
+
+Rule: processes are ended by membership or recorded identity, never by name.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import time
+from pathlib import Path
+
+TOP = "migrator-lab"
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class GroupError(RuntimeError):
+    """The kernel's cgroups cannot give what the lab needs."""
+
+
+def unified() -> Path:
+    """Where the cgroup v2 hierarchy is mounted. Raises GroupError when it is not."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, place, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(place)
+    raise GroupError("no cgroup v2 hierarchy is mounted on this machine; try: mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+
+
+def of(lab: str, place: str = "") -> Path:
+    """The v2 group of a lab, or of one place in it."""
+    return unified() / TOP / lab / place
+
+
+def limited(lab: str, place: str) -> Path:
+    """The v1 group that carries a place's memory limit, where memory is still a v1 controller."""
+    return CGROUPS / "memory" / TOP / lab / place
+
+
+def make(lab: str, place: str, memory_mb: int = 0) -> tuple[Path, ...]:
+    """Make the groups of a place; all of them are to be joined by its first process. Raises GroupError."""
+    group = of(lab, place)
+    group.mkdir(parents=True, exist_ok=True)
+    if not memory_mb:
+        return (group,)
+    if "memory" in (unified() / "cgroup.controllers").read_text().split():
+        for above in (unified(), unified() / TOP, unified() / TOP / lab):
+            (above / "cgroup.subtree_control").write_text("+memory")
+        (group / "memory.max").write_text(str(memory_mb << 20))
+        return (group,)
+    if not (CGROUPS / "memory/memory.limit_in_bytes").exists():
+        raise GroupError(f"{place}: memory_mb is asked for, but this machine has no memory controller")
+    v1 = limited(lab, place)
+    v1.mkdir(parents=True, exist_ok=True)
+    (v1 / "memory.limit_in_bytes").write_text(str(memory_mb << 20))
+    return group, v1
+
+
+def end(group: Path, limit_s: float = 20) -> None:
+    """End every process of a group and below at once, and wait until none is left. Raises GroupError."""
+    if not group.is_dir():
+        return
+    (group / "cgroup.kill").write_text("1")
+    deadline = time.monotonic() + limit_s
+    with (group / "cgroup.events").open() as events:
+        waiting = select.poll()
+        waiting.register(events, select.POLLPRI)
+        while "populated 1" in (events.seek(0), events.read())[1]:
+            if time.monotonic() > deadline:
+                raise GroupError(f"processes of {group} do not end: {sorted(processes(group))}")
+            waiting.poll(100)
+
+
+def processes(group: Path) -> set[int]:
+    """Every process of a group and below."""
+    found: set[int] = set()
+    for directory, _, _ in os.walk(group):
+        with contextlib.suppress(OSError):
+            found.update(int(line) for line in (Path(directory) / "cgroup.procs").read_text().split())
+    return found
+
+
+def remove(lab: str, place: str = "") -> None:
+    """Remove the ended groups of a lab or of one place, and what is above them when nobody else uses it."""
+    for group in (of(lab, place), limited(lab, place)):
+        for directory, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(directory)
+        if not place:
+            with contextlib.suppress(OSError):
+                group.parent.rmdir()
+
+
+def started(pid: int) -> str:
+    """When a process began, in the kernel's ticks: with the pid it names one process for ever. Empty: it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def kill(pid: int, since: str) -> None:
+    """End one process if it still is the one that was recorded."""
+    if not pid or not since:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        try:
+            if started(pid) == since:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)
