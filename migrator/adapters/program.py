@@ -1,6 +1,6 @@
 """Builds the agent's program: one file with everything in it; a host needs Python and nothing else.
 
-Rule: the same sources make the same bytes, and the file is named by their hash; so a host that has the file has this agent.
+Rule: the same sources make the same bytes, and the file is named by their hash.
 """
 
 import hashlib

@@ -59,6 +59,7 @@ class Migration:
         self._facts: VeFacts | None = None
         self._words: dict[Role, Record | None] = {}
         self._undoing: set[Role] = set()
+        self._settled = False
 
     def handle(self, event: Event) -> list[Command]:
         """What is to be done now that this has happened."""
@@ -161,7 +162,7 @@ class Migration:
     # --- settling --------------------------------------------------------------------------------
 
     def _settle(self) -> list[Command]:
-        self.phase, self._words = Phase.SETTLING, {}
+        self.phase, self._words, self._settled = Phase.SETTLING, {}, False
         ask = Ask(self.request.ve)
         return [self._send(Role.SOURCE, ask), self._send(Role.TARGET, ask)]
 
@@ -170,13 +171,17 @@ class Migration:
         if len(self._words) < len(Role):
             return []
         source, target = self._words[Role.SOURCE], self._words[Role.TARGET]
-        match decide(source and source.claim, target and target.claim):
+        match decide(source.claim if source else None, target.claim if target else None):
             case Action.UNDO:
                 return self._undo()
             case Action.FORWARD:
                 return self._verify()
             case Action.WAIT:
-                assert target is not None
+                if target is None or self._settled:
+                    # The source has the target's word already and asks it by itself: nothing to hurry here.
+                    self.phase = Phase.BLOCKED
+                    return []
+                self._settled = True
                 settle = Settle(self.request.migration, self._next(), self.request.ve, target)
                 self._words = {Role.TARGET: target}
                 return [self._send(Role.SOURCE, settle)]

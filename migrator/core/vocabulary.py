@@ -1,6 +1,7 @@
 """PURE. Everything that can happen to one migration, and everything one migration can ask of the world.
 
-Rule: an event is a fact with the time at which the controller learned it; a command is one request to one host, or the end.
+Rule: an event is a fact, with the time at which the controller learned it; a command is one request to one host,
+or the end.
 """
 
 from dataclasses import dataclass
