@@ -1,0 +1,178 @@
+"""AgentLink over SSH, and the few plain commands that `host add` needs. The only asyncio code in the program.
+
+asyncssh needs an asyncio loop; it gets one in a thread of its own, shared by all hosts, and trio tasks wait for what is
+run there. Functions that run in that loop end in `_aio`. Rule: a host's key is checked against the known-hosts file the
+operator named, always; a channel that ends without an answer means unknown, never failed.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import asyncssh
+import trio
+
+from migrator.wire import framing
+from migrator.wire.codec import decode, encode
+from migrator.wire.faults import Fault, FaultCode
+from migrator.wire.messages import PROTOCOL_VERSION, Envelope, Hello, Progress, Reply, Request
+
+T = TypeVar("T")
+AGENT = "/var/lib/migrator/agent/current"
+CONNECT_LIMIT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """How a host is reached."""
+
+    name: str
+    address: str
+    port: int = 22
+    user: str = "root"
+    identity_file: str = ""
+    known_hosts: str = ""
+
+
+class Loop:
+    """The asyncio loop and its thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="ssh", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the loop from trio; cancelling the wait cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return await trio.to_thread.run_sync(future.result, abandon_on_cancel=True)
+        except trio.Cancelled:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the loop and its thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class SshLink:
+    """See `migrator.ports.agents.AgentLink`."""
+
+    def __init__(self, address: Address, loop: Loop) -> None:
+        self._address, self._loop = address, loop
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._process: asyncssh.SSHClientProcess[bytes] | None = None
+        self._waiting: dict[int, tuple[asyncio.Future[Reply], Callable[[Progress], None] | None]] = {}
+        self._number = 0
+        self._dialling: asyncio.Lock | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def ask(self, request: Request, limit_s: float, progress: Callable[[Progress], None] | None = None) -> Reply:
+        """The agent's answer, or Fault UNREACHABLE."""
+        try:
+            return await self._loop.run(self._ask_aio(request, limit_s, progress))
+        except (TimeoutError, OSError, asyncssh.Error, EOFError) as error:
+            reason = f"no answer within {limit_s:g} s" if isinstance(error, TimeoutError) else str(error)
+            return Fault(FaultCode.UNREACHABLE, reason or type(error).__name__, host=self._address.name, tool="ssh")
+
+    async def run(self, command: str, stdin: bytes = b"") -> tuple[int | None, str, str]:
+        """Run a plain command: (exit status, output, errors). Raises OSError or asyncssh.Error."""
+        return await self._loop.run(self._run_aio(command, stdin))
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._loop.run(self._close_aio())
+
+    # --- inside the asyncio loop -----------------------------------------------------------------
+
+    async def _ask_aio(self, request: Request, limit_s: float, progress: Callable[[Progress], None] | None) -> Reply:
+        async with asyncio.timeout(limit_s or None):
+            await self._dial_aio()
+            self._number += 1
+            answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            self._waiting[self._number] = (answer, progress)
+            assert self._process is not None
+            self._process.stdin.write(encode(Envelope(self._number, request)))
+            return await answer
+
+    async def _dial_aio(self) -> None:
+        self._dialling = self._dialling or asyncio.Lock()
+        async with self._dialling:
+            if self._process is not None:
+                return
+            connection = await self._connect_aio()
+            process: asyncssh.SSHClientProcess[bytes] = await connection.create_process(
+                f"python3 -I {AGENT} bridge", encoding=None
+            )
+            process.stdin.write(encode(Envelope(0, Hello(PROTOCOL_VERSION, "controller"))))
+            self._process = process
+            self._reading = asyncio.create_task(self._read_aio(process))
+
+    async def _connect_aio(self) -> asyncssh.SSHClientConnection:
+        if self._connection is None:
+            where = self._address
+            self._connection = await asyncssh.connect(
+                where.address,
+                port=where.port,
+                username=where.user,
+                client_keys=[where.identity_file] if where.identity_file else (),
+                known_hosts=where.known_hosts or (),
+                connect_timeout=CONNECT_LIMIT_S,
+                keepalive_interval=5,
+                keepalive_count_max=3,
+                config=None,
+            )
+        return self._connection
+
+    async def _read_aio(self, process: "asyncssh.SSHClientProcess[bytes]") -> None:
+        frames = framing.FrameReader()
+        while data := await process.stdout.read(1 << 16):
+            for frame in frames.feed(data):
+                self._hear(decode(frame))
+        errors = (await process.stderr.read()).decode(errors="replace").strip()
+        self._lost(EOFError(errors or "the agent hung up"))
+
+    def _hear(self, envelope: Envelope) -> None:
+        if envelope.number == 0:
+            if isinstance(envelope.body, Fault):
+                self._lost(EOFError(envelope.body.message))
+            return
+        answer, progress = self._waiting.get(envelope.number, (None, None))
+        if isinstance(envelope.body, Progress):
+            if progress is not None:
+                progress(envelope.body)
+        elif answer is not None and not answer.done():
+            del self._waiting[envelope.number]
+            answer.set_result(envelope.body)  # type: ignore[arg-type]  # an agent answers with replies
+
+    def _lost(self, error: Exception) -> None:
+        waiting, self._waiting = self._waiting, {}
+        self._process = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+        for answer, _ in waiting.values():
+            if not answer.done():
+                answer.set_exception(error)
+
+    async def _run_aio(self, command: str, stdin: bytes) -> tuple[int | None, str, str]:
+        connection = await self._connect_aio()
+        done = await connection.run(command, input=stdin, encoding=None, check=False)
+        return done.exit_status, _text(done.stdout), _text(done.stderr)
+
+    async def _close_aio(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+        if self._connection is not None:
+            self._connection.close()
+            await self._connection.wait_closed()
+        self._connection = self._process = None
+
+
+def _text(data: object) -> str:
+    return data.decode(errors="replace") if isinstance(data, bytes) else str(data or "")
