@@ -1,0 +1,1 @@
+"""trio: runs the machines of the core; knows ports, not adapters."""
