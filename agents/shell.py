@@ -15,6 +15,7 @@ import trio
 from migrator.wire.faults import FaultCode, FaultError, fault_error
 
 TAIL_LINES = 12
+_DISCARD = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +47,13 @@ async def run(
     `capture=False` gives it /dev/null for output: for programs whose children live on and would keep a pipe open.
     """
     words = tuple(os.fspath(word) for word in argv)
-    discard = None if capture else subprocess.DEVNULL
+    output = {"capture_stdout": True, "capture_stderr": True} if capture else _DISCARD
     with trio.move_on_after(limit_s):
         try:
             done = await trio.run_process(
                 words,
                 stdin=stdin,
-                capture_stdout=capture,
-                capture_stderr=capture,
-                stdout=discard,
-                stderr=discard,
+                **output,
                 check=False,
                 env=None if env is None else {**os.environ, **env},
                 cwd=cwd,
