@@ -32,7 +32,7 @@ from agents.handover.vocabulary import PeerOrder
 from agents.records import Records
 from migrator.wire.facts import Claim, Record, Standing, VeState
 from migrator.wire.faults import Fault, FaultCode, FaultError
-from migrator.wire.messages import Depart, Reply, Reserve, Stands
+from migrator.wire.messages import Depart, HandedOver, Reply, Reserve, Stands
 
 ON_TARGET = frozenset({Claim.ARRIVING, Claim.OWNER, Claim.REFUSED})
 
@@ -50,6 +50,10 @@ class Works(Protocol):
 
     async def look(self) -> VeState:
         """The VE's state, asked now."""
+        ...
+
+    def measured(self) -> HandedOver:
+        """What the last blackout was made of."""
         ...
 
 
@@ -121,7 +125,8 @@ class Keeper:
                     self._nursery.start_soon(self._watch, self._deadline, limit_s)
             case Answer(ticket=ticket, reply=reply):
                 if channel := self._waiting.pop(ticket, None):
-                    channel.send_nowait(reply)
+                    # The machine knows that it was handed over; what it took is known where it was done.
+                    channel.send_nowait(self._works.measured() if isinstance(reply, HandedOver) else reply)
 
     async def _act(self, act: Act) -> None:
         await self.feed(await self._outcome(act, lambda: self._works.act(act, self.machine.record)))

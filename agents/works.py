@@ -28,6 +28,9 @@ from migrator.wire.messages import (
     Envelope,
     HandedOver,
     Hello,
+    PeerAsk,
+    PeerDrop,
+    PeerGive,
     PeerHolds,
     PeerRestore,
     PeerRuns,
@@ -36,6 +39,13 @@ from migrator.wire.messages import (
     Reserved,
 )
 
+PEER_PARTS: dict[type[PeerOrder], str] = {
+    PeerRestore: "restore and hold",
+    PeerGive: "give and run",
+    PeerAsk: "ask the target",
+    PeerDrop: "tell the target to drop",
+}
+"""What the report calls the time spent waiting for the other agent."""
 ANNOUNCE_AFTER_S = (0.0, 1.0, 2.0, 4.0)
 
 
@@ -44,6 +54,7 @@ class Blackout:
     """What the source measures of one blackout, on its own monotonic clock."""
 
     began_s: float = 0.0
+    ended_s: float = 0.0
     parts_s: dict[str, float] = field(default_factory=dict)
     image_bytes: int = 0
     file_bytes: int = 0
@@ -175,7 +186,9 @@ class VeWorks:
                 await self._greet()
             began_s = trio.current_time()
             reply = await self._exchange(message)
-            self._blackout.parts_s[type(message).__name__] = trio.current_time() - began_s
+            self._blackout.parts_s[PEER_PARTS[type(message)]] = trio.current_time() - began_s
+            if isinstance(reply, PeerRuns):
+                self._blackout.ended_s = trio.current_time() - reply.run_to_reply_s
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._peer = None
             raise fault_error(FaultCode.PEER_LOST, f"the target does not answer: {error}", step="talk") from error
@@ -184,7 +197,7 @@ class VeWorks:
     def measured(self) -> HandedOver:
         """What the blackout was made of; called when the target has said that the VE runs."""
         seen = self._blackout
-        return HandedOver(trio.current_time() - seen.began_s, dict(seen.parts_s), seen.image_bytes, seen.file_bytes)
+        return HandedOver(seen.ended_s - seen.began_s, dict(seen.parts_s), seen.image_bytes, seen.file_bytes)
 
     async def _greet(self) -> None:
         if self._channel is None:

@@ -113,13 +113,12 @@ def _make(wanted: Topology) -> None:
 
 def _sweep(name: str) -> None:
     """Processes first, then the network they used, then their disks."""
-    groups.end(groups.of(name))
     try:
         for host in record.load(name).hosts:
             groups.kill(host.pid, host.started)
             groups.kill(host.keeper_pid, host.keeper_started)
     except NoLabError:
-        pass  # killed before it noted anything, or noted by another version: the groups had all there was
-    groups.remove(name)
+        pass  # killed before it noted anything, or noted by another version: the groups have all there is
+    groups.clear(name)
     switch.sweep(name)
     hosts.forget_disk(name)

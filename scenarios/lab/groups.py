@@ -56,12 +56,26 @@ def make(lab: str, place: str, memory_mb: int = 0) -> tuple[Path, ...]:
     return group, v1
 
 
-def end(group: Path, limit_s: float = 20) -> None:
-    """End every process of a group and below at once, and wait until none is left. Raises GroupError."""
-    if not group.is_dir():
+def clear(lab: str, place: str = "", limit_s: float = 20) -> None:
+    """End every process of a lab or a place at once and remove its groups. Raises GroupError after `limit_s`."""
+    deadline = time.monotonic() + limit_s
+    for group in (of(lab, place), limited(lab, place)):
+        while group.is_dir():
+            with contextlib.suppress(OSError):  # a process that was just joining makes it busy again
+                _end(group, deadline)
+                for directory, _, _ in os.walk(group, topdown=False):
+                    os.rmdir(directory)
+        if not place:
+            with contextlib.suppress(OSError):  # another lab is below it
+                group.parent.rmdir()
+
+
+def _end(group: Path, deadline: float) -> None:
+    if not (group / "cgroup.kill").exists():
+        if time.monotonic() > deadline:
+            raise GroupError(f"{group} does not empty: {sorted(processes(group))}")
         return
     (group / "cgroup.kill").write_text("1")
-    deadline = time.monotonic() + limit_s
     with (group / "cgroup.events").open() as events:
         waiting = select.poll()
         waiting.register(events, select.POLLPRI)
@@ -78,17 +92,6 @@ def processes(group: Path) -> set[int]:
         with contextlib.suppress(OSError):
             found.update(int(line) for line in (Path(directory) / "cgroup.procs").read_text().split())
     return found
-
-
-def remove(lab: str, place: str = "") -> None:
-    """Remove the ended groups of a lab or of one place, and what is above them when nobody else uses it."""
-    for group in (of(lab, place), limited(lab, place)):
-        for directory, _, _ in os.walk(group, topdown=False):
-            with contextlib.suppress(FileNotFoundError):
-                os.rmdir(directory)
-        if not place:
-            with contextlib.suppress(OSError):
-                group.parent.rmdir()
 
 
 def started(pid: int) -> str:

@@ -113,10 +113,9 @@ class Host(Place):
     def crash_locked(self) -> None:
         """The same, by somebody who holds the lock. May be called again."""
         now = self.record
-        groups.end(self.group)
         groups.kill(now.pid, now.started)
         groups.kill(now.keeper_pid, now.keeper_started)
-        groups.remove(self.lab, self.name)
+        groups.clear(self.lab, self.name)
         switch.detach(record.load(self.lab), now)
         self._note(replace(now, pid=0, started="", keeper_pid=0, keeper_started=""))
 

@@ -23,6 +23,8 @@ TCP socket can be dumped (github.com/checkpoint-restore/criu, issue 2705); 4.2 d
 NEWER_SUITE = "forky"
 RECIPE = 2
 """Raised whenever what is done to the root after debootstrap changes, so that a cached one is not taken for it."""
+MORTAL = "setpriv --pdeathsig KILL unshare -m -p -f --kill-child --propagation private".split()
+"""Whoever is killed while it makes a root takes every process and mount of that work along."""
 CACHE = Path(os.environ.get("MIGRATOR_LAB_CACHE", "/var/cache/migrator-lab"))
 NEEDED = {
     "debootstrap": "debootstrap",
@@ -78,7 +80,7 @@ def _step(argv: Sequence[str], mode: str = "a") -> None:
     log = CACHE / "debootstrap.log"
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     with log.open(mode) as out:
-        done = subprocess.run(argv, stdout=out, stderr=subprocess.STDOUT, env=environment, check=False)
+        done = subprocess.run([*MORTAL, *argv], stdout=out, stderr=subprocess.STDOUT, env=environment, check=False)
     if done.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise RootError(f"{' '.join(argv)} ended with {done.returncode}; the end of {log}:\n{tail}")

@@ -13,9 +13,9 @@ from migrator.wire.messages import Copied, Departing, HandedOver, Reply, Reserve
 
 LINK = Interface("eth0", "02:00:00:00:00:01", "ve-web", "br0", 1500, ("10.0.0.9/24",))
 VE = VeFacts("web", "oci", VeState.RUNNING, runtime="crun", interfaces=(LINK,))
+GIB8 = 1 << 33
 HOST = HostFacts(
-    "alpha", "6.12", "x86_64", "boot-a", "3.11", 0.0, 2, ("sse2",), 1 << 33, 1 << 33, 1 << 33, 1 << 33, ("br0",), (), (),
-    ("oci/crun",),
+    "alpha", "6.12", "x86_64", "boot-a", "3.11", 0.0, 2, ("sse2",), GIB8, GIB8, GIB8, GIB8, ("br0",), (), (), ("oci/crun",)
 )  # fmt: skip
 REQUEST = MigrationRequest("m1", "web", "alpha", "beta", "10.0.0.2")
 STARTED = Started(0.0, HOST, replace(HOST, host="beta", boot_id="boot-b"), (VE,), (), 4)

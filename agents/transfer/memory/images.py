@@ -125,7 +125,8 @@ def _compose_one(images: Path, pid: int, space: HeldSpace) -> None:
     old_pages = images / f"pages-{old.pages_id}.img"
     ours = subtract(space.settle(), normalised((run.start, run.end) for run in old.runs))
     parts = sorted(
-        [(run.start, run.end, run) for run in old.runs] + [(part[0][0], part[0][1], None) for part in batches(ours, _ENTRY_BYTES, 1)],
+        [(run.start, run.end, run) for run in old.runs]
+        + [(part[0][0], part[0][1], None) for part in batches(ours, _ENTRY_BYTES, 1)],
         key=lambda part: part[0],
     )
     new_pages = images / f"pages-{old.pages_id}.img.new"

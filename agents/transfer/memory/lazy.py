@@ -208,9 +208,7 @@ class LazyServer:
             at = piece.start
             with _Window(process.store.fd, piece.start + piece.shift, piece.end - piece.start) as source:
                 while at < piece.end:
-                    done, error = kernel.uffd_copy(
-                        process.uffd, at, source + at - piece.start, piece.end - at
-                    )
+                    done, error = kernel.uffd_copy(process.uffd, at, source + at - piece.start, piece.end - at)
                     at += done
                     self._bytes += done
                     if error == errno.EAGAIN:

@@ -89,8 +89,7 @@ class Pagemap:
         for at in range(span[0], span[1], _READ_PAGES * PAGE_BYTES):
             top_bytes = self.raw((at, min(at + _READ_PAGES * PAGE_BYTES, span[1])))[7::8]
             found.extend(
-                (at + run.start() * PAGE_BYTES, at + run.end() * PAGE_BYTES)
-                for run in _HAS_CONTENT.finditer(top_bytes)
+                (at + run.start() * PAGE_BYTES, at + run.end() * PAGE_BYTES) for run in _HAS_CONTENT.finditer(top_bytes)
             )
         return found
 

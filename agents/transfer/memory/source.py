@@ -205,9 +205,7 @@ class SourceSession:
         for pages in self._reader.read(space.process.pid, wanted, self._throttle):
             sifted = space.tracker.sift(pages)
             if sifted.extents:
-                tally.wire_bytes += write_frame(
-                    self._write, Kind.PAGES, space.number, sifted.extents, sifted.data
-                )
+                tally.wire_bytes += write_frame(self._write, Kind.PAGES, space.number, sifted.extents, sifted.data)
                 tally.page_bytes += len(sifted.data)
             sent += sifted.extents
             zero += pages.zero

@@ -67,9 +67,7 @@ class WriteTracker:
         except injection.NotInjectable as error:
             raise NotTrackable(str(error)) from error
         try:
-            kernel.uffd_api(
-                self._uffd, kernel.UFFD_FEATURE_WP_ASYNC | kernel.UFFD_FEATURE_PAGEFAULT_FLAG_WP
-            )
+            kernel.uffd_api(self._uffd, kernel.UFFD_FEATURE_WP_ASYNC | kernel.UFFD_FEATURE_PAGEFAULT_FLAG_WP)
         except OSError as error:
             os.close(self._uffd)
             raise NotTrackable(f"this kernel has no asynchronous write protection: {error}") from error

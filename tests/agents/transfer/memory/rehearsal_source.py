@@ -43,7 +43,9 @@ def main() -> None:
     told = []
     for _ in range(rounds):
         stats = session.round()
-        told.append({"pages": stats.pages, "wire": stats.wire_bytes, "s": round(stats.duration_s, 3), "notes": stats.notes})
+        told.append(
+            {"pages": stats.pages, "wire": stats.wire_bytes, "s": round(stats.duration_s, 3), "notes": stats.notes}
+        )
         time.sleep(0.2)
     runner = veil.Runner()
     shutil.rmtree(IMAGES, ignore_errors=True)
@@ -90,10 +92,26 @@ def main() -> None:
     for one in veils:
         os.unlink(one.path)
     if answer == "running":
-        subprocess.run(["crun", "--cgroup-manager=cgroupfs", "delete", "-f", ve], check=False, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["crun", "--cgroup-manager=cgroupfs", "delete", "-f", ve], check=False, stdout=subprocess.DEVNULL
+        )
     (group / "cgroup.freeze").exists() and (group / "cgroup.freeze").write_text("0")
-    print(json.dumps({"rounds": told, "changed": look.changed_bytes, "last": last.pages, "last_s": last.duration_s, "dump": status, "output": output.decode()[-300:],
-                      "pages_image": pages, "times": times, "answer": answer, "content": sum(0 for _ in ())}))
+    print(
+        json.dumps(
+            {
+                "rounds": told,
+                "changed": look.changed_bytes,
+                "last": last.pages,
+                "last_s": last.duration_s,
+                "dump": status,
+                "output": output.decode()[-300:],
+                "pages_image": pages,
+                "times": times,
+                "answer": answer,
+                "content": sum(0 for _ in ()),
+            }
+        )
+    )
 
 
 main()
