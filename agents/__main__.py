@@ -19,12 +19,12 @@ def main() -> None:
             from agents import bridge
 
             bridge.main()
-        case ["gate", migration, root]:
+        case ["gate", migration]:
             from agents import gate
 
-            gate.main(migration, root)
+            gate.main(migration)
         case _:
-            print("usage: migrator-agent serve | bridge | gate MIGRATION ROOT", file=sys.stderr)
+            print("usage: migrator-agent serve | bridge | gate MIGRATION", file=sys.stderr)
             sys.exit(64)
 
 

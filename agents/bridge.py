@@ -7,6 +7,7 @@ import os
 import selectors
 import socket
 import sys
+from pathlib import Path
 
 from agents import places
 
@@ -14,13 +15,13 @@ CHUNK_BYTES = 1 << 16
 NO_AGENT = 69
 
 
-def main() -> None:
+def main(at: Path = places.SOCKET) -> None:
     """Until either side ends."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
         try:
-            agent.connect(str(places.SOCKET))
+            agent.connect(str(at))
         except OSError as error:
-            print(f"no agent answers at {places.SOCKET}: {error.strerror}", file=sys.stderr)
+            print(f"nothing answers at {at}: {error.strerror}", file=sys.stderr)
             sys.exit(NO_AGENT)
         with selectors.DefaultSelector() as ready:
             ready.register(0, selectors.EVENT_READ)

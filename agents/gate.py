@@ -1,13 +1,15 @@
 """What a migration's key may do on the target: the forced command of its line in authorized_keys.
 
-Rule: three things and no more: talk to this agent as the peer of this migration, bring images of this migration, and
-run rsync as a server that writes below this migration's directory. Everything else ends with a refusal.
+Rule: four things and no more: talk to this agent as the peer of this migration, bring images of this migration, reach
+the keeper of its memory, and run rsync as a server that writes below one of this migration's directories. Everything
+else ends with a refusal.
 """
 
 import json
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 
 from agents import bridge, places
 from agents.transfer import images
@@ -15,26 +17,29 @@ from agents.transfer import images
 REFUSED = 77
 
 
-def main(migration: str, root: str) -> None:
-    """Carry out SSH_ORIGINAL_COMMAND, if it is one of the three."""
+def main(migration: str) -> None:
+    """Carry out SSH_ORIGINAL_COMMAND, if it is one of the four."""
     words = shlex.split(os.environ.get("SSH_ORIGINAL_COMMAND", ""))
     if words == ["peer"]:
         bridge.main()
     elif words == ["images"]:
         manifest = images.receive(places.images(migration), sys.stdin.buffer)
         print(json.dumps(manifest), flush=True)
-    elif permitted_rsync(words, root):
+    elif words == ["memory"]:
+        bridge.main(places.memory_socket(migration))
+    elif permitted_rsync(words, places.read_permitted(migration)):
         os.execvp("rsync", words)
     else:
         print(f"this key is for one migration; refused: {shlex.join(words)[:200]}", file=sys.stderr)
         sys.exit(REFUSED)
 
 
-def permitted_rsync(words: list[str], root: str) -> bool:
-    """Whether this is rsync's receiving server, writing to exactly `root`, with no option that reaches elsewhere."""
+def permitted_rsync(words: list[str], directories: Iterable[str]) -> bool:
+    """Whether this is rsync's receiving server, writing to one of `directories`, with no option that reaches elsewhere."""
     if words[:2] != ["rsync", "--server"] or "--sender" in words or len(words) < 4:
         return False
     *options, here, destination = words[2:]
     allowed = ("--delete", "--numeric-ids", "--stats", "--bwlimit=", "--sparse", "--inplace", "--whole-file")
     fine = all(option.startswith(allowed) or not option.startswith("--") for option in options)
-    return fine and all(option.startswith("-") for option in options) and here == "." and destination == f"{root}/"
+    into = any(destination == f"{directory}/" for directory in directories)
+    return fine and all(option.startswith("-") for option in options) and here == "." and into

@@ -23,12 +23,12 @@ from agents.handover.vocabulary import (
     Do,
     Event,
     Ordered,
+    PeerOrder,
     PeerSaid,
     TellPeer,
     Write,
 )
 from agents.handover.vocabulary import Order as ControllerOrder
-from agents.handover.vocabulary import PeerOrder
 from agents.records import Records
 from migrator.wire.facts import Claim, Record, Standing, VeState
 from migrator.wire.faults import Fault, FaultCode, FaultError
@@ -90,9 +90,9 @@ class Keeper:
         reply = await receive.receive()
         return await self.standing() if reply is None else reply
 
-    async def booted(self) -> None:
-        """The agent has just started."""
-        await self.feed(Booted(await self._works.look()))
+    async def booted(self, *, rebooted: bool) -> None:
+        """The agent has just started; `rebooted`: and so has the host, since the record was written."""
+        await self.feed(Booted(await self._works.look(), rebooted))
 
     async def feed(self, event: Event) -> None:
         """Let the machine handle an event, and carry out what it wants."""
@@ -105,9 +105,11 @@ class Keeper:
 
     async def _become(self, order: object) -> None:
         """A VE that came may leave again, and one that left may come back."""
-        if isinstance(order, Depart) and isinstance(self.machine, Target):
-            self.machine = Source(self.machine.record)
-        elif isinstance(order, Reserve) and str(self.machine.stage) == "idle":
+        if str(self.machine.stage) != "idle":
+            return
+        if isinstance(order, Depart):
+            self.machine = Source(self.machine.record, await self._works.look())
+        elif isinstance(order, Reserve):
             self.machine = Target(self.machine.record, await self._works.look())
 
     async def _carry_out(self, command: Command) -> None:

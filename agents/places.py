@@ -3,6 +3,8 @@
 Rule: what must survive a reboot is below STATE; what must not is below RUN (a tmpfs, so images lie in RAM).
 """
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 STATE = Path("/var/lib/migrator")
@@ -10,6 +12,8 @@ RUN = Path("/run/migrator")
 SOCKET = RUN / "agent.sock"
 RECORDS = STATE / "records"
 KEYS = STATE / "keys"
+PERMITTED = STATE / "permitted"
+"""Per migration that is coming here: the directories its key may write to."""
 PROGRAMS = STATE / "agent"
 AUTHORIZED_KEYS = Path("/root/.ssh/authorized_keys")
 
@@ -22,6 +26,31 @@ def images(migration: str) -> Path:
 def key(migration: str) -> Path:
     """Private half of the key pair made for one migration."""
     return KEYS / migration
+
+
+def memory_socket(migration: str) -> Path:
+    """Where the keeper of the memory of one coming VE listens."""
+    return RUN / f"memory-{migration}.sock"
+
+
+def permit(migration: str, directories: Iterable[Path]) -> None:
+    """Let the migration's key write to these directories."""
+    PERMITTED.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (PERMITTED / migration).write_text(json.dumps([str(directory) for directory in directories]))
+
+
+def read_permitted(migration: str) -> list[str]:
+    """The directories its key may write to; none when nothing is permitted."""
+    try:
+        directories: list[str] = json.loads((PERMITTED / migration).read_text())
+    except FileNotFoundError:
+        return []
+    return directories
+
+
+def forbid(migration: str) -> None:
+    """Nothing is permitted any more."""
+    (PERMITTED / migration).unlink(missing_ok=True)
 
 
 def valid_name(name: str) -> bool:

@@ -5,6 +5,7 @@ Rule: `write` returns only when file and directory are on disk; nothing is answe
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from agents import places
@@ -15,8 +16,8 @@ from migrator.wire.facts import Claim, Record
 class Records:
     """All records of this host."""
 
-    def __init__(self, directory: Path = places.RECORDS) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path = places.RECORDS, boot_id: str = "") -> None:
+        self._directory, self._boot_id = directory, boot_id
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def read(self, ve: str) -> Record:
@@ -34,6 +35,7 @@ class Records:
 
     def write(self, record: Record) -> None:
         """Replace the record, durably."""
+        record = replace(record, boot_id=self._boot_id)
         path = self._directory / f"{record.ve}.json"
         fresh = path.with_suffix(".new")
         with fresh.open("w") as file:

@@ -1,7 +1,7 @@
 """The agent's daemon: a root-only unix socket, one conversation per connection.
 
-Rule: bytes that make no sense end their own connection with a clear fault and touch nothing else; orders already taken are
-carried out whoever hangs up.
+Rule: bytes that make no sense end their own connection with a clear fault and touch nothing else; orders already taken
+are carried out whoever hangs up.
 """
 
 import os
@@ -13,9 +13,11 @@ from pathlib import Path
 import trio
 
 from agents import places
+from agents.engines.port import Coming
 from agents.engines.registry import Registry
 from agents.handover.vocabulary import Order, PeerOrder
 from agents.keeper import Keeper
+from agents.network import links
 from agents.records import Records
 from agents.works import VeWorks
 from migrator.wire import framing
@@ -25,7 +27,6 @@ from migrator.wire.faults import Fault, FaultCode, FaultError, fault_error
 from migrator.wire.messages import (
     PROTOCOL_VERSION,
     Ask,
-    CopyFiles,
     Envelope,
     Hello,
     HostInspected,
@@ -33,11 +34,14 @@ from migrator.wire.messages import (
     ListVes,
     PeerRequest,
     PeerRestore,
+    PreCopy,
     Reply,
     Request,
     Reserve,
     SetPower,
     VesListed,
+    Vet,
+    Vetted,
 )
 
 
@@ -45,7 +49,7 @@ class Daemon:
     """Everything the agent knows while it runs."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
-        self.registry, self.records = Registry(), Records()
+        self.registry, self.records = Registry(), Records(boot_id=boot_id())
         self._keepers: dict[str, Keeper] = {}
         self._works: dict[str, VeWorks] = {}
         self.nursery = nursery
@@ -55,7 +59,7 @@ class Daemon:
         for record in self.records.all():
             if record.engine or (await self._engine_name(record.ve)):
                 keeper = await self.keeper(record.ve, record.engine)
-                await keeper.booted()
+                await keeper.booted(rebooted=bool(record.boot_id) and record.boot_id != boot_id())
 
     async def _engine_name(self, ve: str) -> str:
         try:
@@ -87,16 +91,19 @@ class Daemon:
                 engine = await self.registry.holding(request.ve)
                 await (engine.start(request.ve) if request.on else engine.stop(request.ve))
                 return await (await self.keeper(request.ve)).standing()
-            case CopyFiles():
+            case PreCopy():
                 await self.keeper(request.ve)
                 return await self._works[request.ve].copy(request)
+            case Vet():
+                coming = Coming(request.facts, request.ve, request.mode, request.names)
+                return Vetted(tuple(await self.registry.named(request.facts.engine).vet(coming)))
             case Reserve():
                 return await self._reserve(request)
             case _:
                 return await self._order(request)
 
     async def _reserve(self, request: Reserve) -> Reply:
-        ve = request.facts.ve
+        ve = request.ve or request.facts.ve
         keeper = await self.keeper(ve, request.facts.engine)
         if await self.registry.named(request.facts.engine).look(ve) is not VeState.ABSENT:
             raise fault_error(FaultCode.CONFLICT, f"VE {ve} is already on this host", step="reserve")
@@ -104,9 +111,9 @@ class Daemon:
         return await keeper.order(request)
 
     async def _order(self, request: Order | PeerOrder) -> Reply:
-        ve = request.facts.ve if isinstance(request, Reserve) else request.ve
-        record = self.records.read(ve)
-        keeper = await self.keeper(ve, record.engine)
+        assert not isinstance(request, Reserve)
+        ve = request.ve
+        keeper = await self.keeper(ve, self.records.read(ve).engine)
         if isinstance(request, PeerRestore):
             self._works[ve].expect(request)
         return await keeper.order(request)
@@ -123,7 +130,7 @@ class Daemon:
             host=platform.node(),
             kernel=platform.release(),
             machine=platform.machine(),
-            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            boot_id=boot_id(),
             python=platform.python_version(),
             clock_unix_s=time.time(),
             cpus=os.cpu_count() or 1,
@@ -133,10 +140,15 @@ class Daemon:
             disk_free_bytes=shutil.disk_usage(places.STATE).free,
             image_free_bytes=shutil.disk_usage(places.RUN).free,
             bridges=tuple(sorted(path.parent.name for path in Path("/sys/class/net").glob("*/bridge"))),
-            addresses=(),
+            addresses=links.addresses(),
             tools=tuple(tools),
             engines=tuple(offers),
         )
+
+
+def boot_id() -> str:
+    """Names the time since this host came up."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _meminfo() -> dict[str, int]:
@@ -196,7 +208,8 @@ def greet(body: object) -> Hello:
     if body.version != PROTOCOL_VERSION:
         raise fault_error(
             FaultCode.VERSION,
-            f"this agent speaks version {PROTOCOL_VERSION}, you speak {body.version}; `migrator host add` brings it up to date",
+            f"this agent speaks version {PROTOCOL_VERSION}, you speak {body.version}; "
+            "`migrator host add` brings it up to date",
         )
     return Hello(PROTOCOL_VERSION, platform.node())
 

@@ -1,39 +1,35 @@
 """Does the acts of one VE: engine, files, images, keys and the other agent, put together.
 
-Rule: this file knows how, never whether; it is called by the keeper only.
+Rule: this file knows how, never whether; it is called by the keeper only. In every act the record says which way the
+VE moves (live or stop-copy) and in which state it is to rest.
 """
 
 import shutil
-import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
 from agents import places
-from agents.engines.port import Engine
+from agents.engines.port import Coming, Engine
 from agents.handover.vocabulary import Act, PeerOrder
+from agents.peer import Peer
 from agents.transfer import channel, files, images
 from agents.transfer.channel import Channel
-from migrator.wire import framing
-from migrator.wire.codec import decode, encode
-from migrator.wire.facts import Record, VeFacts, VeState
+from migrator.wire.facts import Mode, Record, VeState
 from migrator.wire.faults import FaultCode, fault_error
 from migrator.wire.messages import (
-    PROTOCOL_VERSION,
     Copied,
-    CopyFiles,
     Departing,
-    Envelope,
     HandedOver,
-    Hello,
     PeerAsk,
     PeerDrop,
     PeerGive,
     PeerHolds,
     PeerRestore,
     PeerRuns,
+    PreCopy,
     Reply,
     Reserve,
     Reserved,
@@ -58,6 +54,7 @@ class Blackout:
     parts_s: dict[str, float] = field(default_factory=dict)
     image_bytes: int = 0
     file_bytes: int = 0
+    criu_s: float = 0.0
 
 
 class VeWorks:
@@ -66,11 +63,11 @@ class VeWorks:
     def __init__(self, ve: str, engine: Engine) -> None:
         self._ve, self._engine = ve, engine
         self._channel: Channel | None = None
-        self._peer: trio.Process | None = None
-        self._frames = framing.FrameReader()
+        self._peer: Peer | None = None
+        self._places: dict[str, str] = {}
         self._blackout = Blackout()
-        self.reservation: Reserve | None = None
-        self.manifest: dict[str, str] = {}
+        self._reservation: Reserve | None = None
+        self._manifest: dict[str, str] = {}
 
     async def look(self) -> VeState:
         """The state now."""
@@ -95,13 +92,13 @@ class VeWorks:
                 await engine.unfence(ve)
                 await self._close(migration)
             case Act.FREEZE:
-                await engine.freeze(ve)
+                await self._freeze(record)
             case Act.DUMP:
-                await self._dump(migration)
+                await self._dump(record)
             case Act.SEND:
-                return await self._send(migration)
+                return await self._send(record)
             case Act.THAW:
-                await engine.thaw(ve)
+                await self._thaw(record)
             case Act.DISCARD:
                 await engine.discard(ve)
             case Act.DESTROY:
@@ -110,14 +107,14 @@ class VeWorks:
             case Act.ACCEPT:
                 return await self._accept()
             case Act.HOLD:
-                return await self._hold(migration)
+                return await self._hold(record)
             case Act.RUN:
-                await engine.run(ve)
+                await self._run(record)
                 return PeerRuns(0.0)
+            case Act.HALT:
+                await self._halt(record)
             case Act.ANNOUNCE:
-                for after_s in ANNOUNCE_AFTER_S:
-                    await trio.sleep(after_s)
-                    await engine.announce(ve)
+                await self._announce(record)
             case Act.DROP:
                 await engine.drop(ve)
                 _forget_target(migration)
@@ -128,105 +125,104 @@ class VeWorks:
 
     # --- source ----------------------------------------------------------------------------------
 
-    async def copy(self, order: CopyFiles) -> Copied:
-        """File passes while the VE runs, until one sends little; leaves the channel open and the peer greeted."""
-        self._channel = Channel(order.migration, order.address, order.port)
-        channel.trust(order.migration, order.host_keys)
-        root = self._engine.transfer_root(self._ve)
-        total, last_s, passes = 0, 0.0, 0
-        for passes in range(1, order.passes_max + 1):
-            began_s = trio.current_time()
-            sent = await files.copy_pass(
-                self._channel, root, running=True, bandwidth_bytes_per_s=order.bandwidth_bytes_per_s
+    async def copy(self, order: PreCopy) -> Copied:
+        """One round while the VE runs. The first opens the channel and greets the other agent."""
+        began_s = trio.current_time()
+        if self._channel is None or order.round == 1:
+            self._channel = channel.open_to(order.migration, order.address, order.port, order.host_keys)
+            self._places = dict(order.places)
+        sent = await self._copy_files(running=True, bandwidth_bytes_per_s=order.bandwidth_bytes_per_s)
+        files_s = trio.current_time() - began_s
+        await self._peer_of(order.migration).greet()
+        return Copied(order.round, trio.current_time() - began_s, sent, files_s)
+
+    async def _copy_files(self, *, running: bool, bandwidth_bytes_per_s: int = 0) -> int:
+        assert self._channel is not None
+        sent = 0
+        for tree in self._engine.trees(self._ve):
+            place = Path(self._places[tree.name])
+            sent += await files.copy_pass(
+                self._channel, tree, place, running=running, bandwidth_bytes_per_s=bandwidth_bytes_per_s
             )
-            last_s, total = trio.current_time() - began_s, total + sent
-            if sent < 4 << 20:
-                break
-        await self._greet()
-        return Copied(passes, total, last_s)
+        return sent
 
-    async def _dump(self, migration: str) -> None:
-        """The dump and the last file pass side by side: the VE is frozen, neither disturbs the other."""
-        assert self._channel is not None
-        root, target = self._engine.transfer_root(self._ve), self._channel
+    async def _freeze(self, record: Record) -> None:
+        if record.mode is Mode.LIVE:
+            await self._engine.freeze(self._ve)
+        elif record.rest is VeState.RUNNING:
+            await self._engine.stop(self._ve)
 
-        async def last_pass() -> None:
-            self._blackout.file_bytes = await files.copy_pass(target, root, running=False)
+    async def _thaw(self, record: Record) -> None:
+        if record.rest is not VeState.RUNNING:
+            return
+        if await self.look() is VeState.STOPPED:
+            await self._engine.start(self._ve)
+        else:
+            await self._engine.thaw(self._ve)
 
+    async def _dump(self, record: Record) -> None:
+        """The dump and the last file pass side by side: no process runs, neither disturbs the other."""
+        await self._engine.note(self._ve)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(last_pass)
-            dump = await self._engine.dump(self._ve, places.images(migration))
-            self._blackout.parts_s["criu dump"] = dump.criu_s
-            self._blackout.image_bytes = dump.bytes
+            nursery.start_soon(self._last_pass)
+            if record.mode is Mode.LIVE:
+                began_s = trio.current_time()
+                dump = await self._engine.dump(self._ve, places.images(record.migration))
+                self._blackout.parts_s["checkpoint"] = trio.current_time() - began_s
+                self._blackout.parts_s["criu dump"] = dump.criu_s
+                self._blackout.criu_s += dump.criu_s
+                self._blackout.image_bytes = dump.bytes
 
-    async def _send(self, migration: str) -> dict[str, str]:
+    async def _last_pass(self) -> None:
+        began_s = trio.current_time()
+        self._blackout.file_bytes = await self._copy_files(running=False)
+        self._blackout.parts_s["last file pass"] = trio.current_time() - began_s
+
+    async def _send(self, record: Record) -> dict[str, str]:
+        if record.mode is not Mode.LIVE:
+            return {}
         assert self._channel is not None
-        argv = self._channel.ssh("images")
-        directory = places.images(migration)
-
-        def work() -> dict[str, str]:
-            with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as ssh:
-                assert ssh.stdin is not None
-                assert ssh.stdout is not None
-                sent = images.send(directory, ssh.stdin, lambda _: None)
-                ssh.stdin.close()
-                ssh.stdout.read()
-            if ssh.returncode:
-                raise fault_error(FaultCode.PEER_LOST, f"ssh ended with {ssh.returncode}", step="send", tool="ssh")
-            return sent
-
-        manifest = await trio.to_thread.run_sync(work)
+        directory = places.images(record.migration)
+        manifest = await trio.to_thread.run_sync(images.send_by, self._channel.ssh("images"), directory)
         await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
         return manifest
 
     async def tell_peer(self, message: PeerOrder) -> Reply:
         """Ask the other agent. Raises FaultError(PEER_LOST) when it does not answer."""
-        try:
-            if self._peer is None:
-                await self._greet()
-            began_s = trio.current_time()
-            reply = await self._exchange(message)
-            self._blackout.parts_s[PEER_PARTS[type(message)]] = trio.current_time() - began_s
-            if isinstance(reply, PeerRuns):
-                self._blackout.ended_s = trio.current_time() - reply.run_to_reply_s
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._peer = None
-            raise fault_error(FaultCode.PEER_LOST, f"the target does not answer: {error}", step="talk") from error
+        began_s = trio.current_time()
+        reply = await self._peer_of(message.migration).ask(message)
+        self._blackout.parts_s[PEER_PARTS[type(message)]] = trio.current_time() - began_s
+        if isinstance(reply, PeerHolds):
+            self._blackout.parts_s["criu restore"] = reply.criu_restore_s
+            self._blackout.criu_s += reply.criu_restore_s
+        if isinstance(reply, PeerRuns):
+            self._blackout.ended_s = trio.current_time() - reply.run_to_reply_s
         return reply
 
     def measured(self) -> HandedOver:
         """What the blackout was made of; called when the target has said that the VE runs."""
         seen = self._blackout
-        return HandedOver(seen.ended_s - seen.began_s, dict(seen.parts_s), seen.image_bytes, seen.file_bytes)
-
-    async def _greet(self) -> None:
-        if self._channel is None:
-            raise fault_error(FaultCode.PEER_LOST, "no channel to the target is known any more", step="talk")
-        self._peer = await trio.lowlevel.open_process(
-            self._channel.ssh("peer"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        if not seen.began_s:
+            return HandedOver(0.0)  # an earlier process of this agent measured it, and is gone
+        return HandedOver(
+            max(0.0, seen.ended_s - seen.began_s),
+            dict(seen.parts_s),
+            seen.image_bytes,
+            seen.file_bytes,
+            criu_s=seen.criu_s,
+            wire_s=seen.parts_s.get(str(Act.SEND), 0.0),
         )
-        self._frames = framing.FrameReader()
-        await self._exchange(Hello(PROTOCOL_VERSION, "source"))
 
-    async def _exchange(self, body: Hello | PeerOrder) -> Reply:
-        peer = self._peer
-        assert peer is not None
-        assert peer.stdin is not None
-        assert peer.stdout is not None
-        await peer.stdin.send_all(encode(Envelope(1, body)))
-        while True:
-            data = await peer.stdout.receive_some()
-            if not data:
-                self._peer = None
-                raise fault_error(FaultCode.PEER_LOST, "the connection to the target ended", step="talk")
-            for frame in self._frames.feed(bytes(data)):
-                reply = decode(frame).body
-                return reply  # type: ignore[return-value]
+    def _peer_of(self, migration: str) -> Peer:
+        self._channel = self._channel or channel.known(migration)
+        if self._channel is None:
+            raise fault_error(FaultCode.PEER_LOST, "no channel to the target is known", step="talk")
+        self._peer = self._peer or Peer(self._channel)
+        return self._peer
 
     async def _close(self, migration: str) -> None:
         if self._peer is not None:
-            self._peer.kill()
-            await self._peer.wait()
+            await self._peer.close()
             self._peer = None
         if self._channel is not None:
             await self._channel.close()
@@ -237,31 +233,54 @@ class VeWorks:
     # --- target ----------------------------------------------------------------------------------
 
     async def _accept(self) -> Reserved:
-        order = self.reservation
+        order = self._reservation
         assert order is not None
-        await self._engine.accept(order.facts)
-        channel.permit(order.migration, order.public_key, order.key_expires_unix_s, self._gate(order.facts, order))
-        return Reserved(channel.host_keys())
+        ve = order.ve or order.facts.ve
+        trees = await self._engine.accept(Coming(order.facts, ve, order.mode, order.names))
+        places.permit(order.migration, [tree.path for tree in trees])
+        gate = ("python3", "-I", sys.argv[0], "gate", order.migration)
+        channel.permit(order.migration, order.public_key, order.key_expires_unix_s, gate)
+        return Reserved(channel.host_keys(), {tree.name: str(tree.path) for tree in trees})
 
-    def _gate(self, facts: VeFacts, order: Reserve) -> Sequence[str]:
-        root = self._engine.transfer_root(facts.ve)
-        return ("python3", "-I", sys.argv[0], "gate", order.migration, str(root))
-
-    async def _hold(self, migration: str) -> PeerHolds:
+    async def _hold(self, record: Record) -> PeerHolds:
         began_s = trio.current_time()
-        directory = places.images(migration)
-        await trio.to_thread.run_sync(images.verify, directory, self.manifest)
+        if record.mode is not Mode.LIVE:
+            await self._engine.arrange(self._ve)
+            return PeerHolds(trio.current_time() - began_s, 0.0)
+        directory = places.images(record.migration)
+        await trio.to_thread.run_sync(images.verify, directory, self._manifest)
         hold = await self._engine.hold(self._ve, directory)
         return PeerHolds(trio.current_time() - began_s, hold.criu_s)
+
+    async def _run(self, record: Record) -> None:
+        if await self.look() is VeState.FROZEN:
+            await self._engine.run(self._ve)
+        elif record.rest is VeState.RUNNING:
+            await self._engine.start(self._ve)
+
+    async def _halt(self, record: Record) -> None:
+        state = await self.look()
+        if record.mode is Mode.STOP_COPY:
+            await self._engine.stop(self._ve)
+        elif state not in (VeState.FROZEN, VeState.STOPPED):
+            raise fault_error(FaultCode.TOO_LATE, f"{self._ve} may have run here: it is {state}", step="halt")
+
+    async def _announce(self, record: Record) -> None:
+        if record.rest is not VeState.RUNNING:
+            return
+        for after_s in ANNOUNCE_AFTER_S:
+            await trio.sleep(after_s)
+            await self._engine.announce(self._ve)
 
     def expect(self, order: Reserve | PeerRestore) -> None:
         """What the next act needs to know of an order."""
         if isinstance(order, Reserve):
-            self.reservation = order
+            self._reservation = order
         else:
-            self.manifest = order.manifest
+            self._manifest = order.manifest
 
 
 def _forget_target(migration: str) -> None:
     channel.forbid(migration)
+    places.forbid(migration)
     shutil.rmtree(places.images(migration), ignore_errors=True)

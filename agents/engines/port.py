@@ -6,12 +6,40 @@ Rule: an engine does single acts and says what it sees; it never decides. Who ma
 tool and carries the end of its log; an act that raises has left the VE as it was, or `look` says how it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from migrator.wire.facts import ToolFact, VeFacts, VeState
+from migrator.wire.facts import Mode, Objection, ToolFact, VeFacts, VeState
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A directory of files that moves with a VE; rsync carries its content, never across a mount point."""
+
+    name: str
+    """The same on both hosts (`root`, `config`, `dump`, ...); the path may differ."""
+    path: Path
+    excluded: tuple[str, ...] = ()
+    """Paths below it, beginning with a slash, that do not move."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """A VE that is to come to this host, or may be asked to."""
+
+    facts: VeFacts
+    """As its source sees it, its configuration included."""
+    ve: str
+    """Its id here."""
+    mode: Mode
+    names: Mapping[str, str] = field(default_factory=dict)
+    """How names of the source are called here: `bridge:br0` -> `vmbr0`, `interface:eth0` -> `eno1`, ..."""
+
+    def name(self, kind: str, name: str) -> str:
+        """What `name` of this kind is called here."""
+        return self.names.get(f"{kind}:{name}", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +83,7 @@ class Engine(Protocol):
         ...
 
     async def start(self, ve: str) -> None:
-        """Boot a stopped VE, network included."""
+        """Boot a stopped VE, network included. Returns when it has certainly started; raises when it has not."""
         ...
 
     async def stop(self, ve: str) -> None:
@@ -64,16 +92,24 @@ class Engine(Protocol):
 
     # --- source ---------------------------------------------------------------------------------
 
+    def trees(self, ve: str) -> Sequence[Tree]:
+        """The files that move with the VE."""
+        ...
+
+    async def note(self, ve: str) -> None:
+        """Before the last pass over the files, no process running: write into the trees what rsync cannot carry."""
+        ...
+
     async def fence(self, ve: str) -> None:
-        """Keep the engine's own boot scripts from starting it; durable."""
+        """Take the engine's own lock, where it has one, and keep its boot scripts from starting the VE; durable."""
         ...
 
     async def unfence(self, ve: str) -> None:
-        """Put the autostart back as it was before `fence`."""
+        """Autostart and lock back as they were before `fence`; also on a target, when the move is over."""
         ...
 
     async def freeze(self, ve: str) -> None:
-        """Off the network, then no process runs. Returns when that is so."""
+        """Off the network, then no process runs. Returns when that is so. Not called where `live` is false."""
         ...
 
     async def thaw(self, ve: str) -> None:
@@ -94,11 +130,23 @@ class Engine(Protocol):
 
     # --- target ---------------------------------------------------------------------------------
 
-    async def accept(self, facts: VeFacts) -> None:
-        """Make room for a VE that will come: directory, network (not joined), cgroup. Nothing runs.
+    async def vet(self, coming: Coming) -> Sequence[Objection]:
+        """Everything of this engine's that stands against the VE's coming, at once: versions, names, ids, devices, ...
 
-        Raises FaultError(CONFLICT) if any of it is taken by something else.
+        Addresses, disk, memory and CPU are compared by the controller; what only the engine knows is compared here.
         """
+        ...
+
+    async def accept(self, coming: Coming) -> Sequence[Tree]:
+        """Make room for a VE that will come: directories, network (not joined), cgroup. Nothing runs.
+
+        Returns the trees that the source's `trees` go to, by name. Raises FaultError(CONFLICT) if anything of it is
+        taken by something else; what was made until then is removed again by `drop`.
+        """
+        ...
+
+    async def arrange(self, ve: str) -> None:
+        """Stop-copy, or a VE that does not run: all files are here; configure and mount it, and do not start it."""
         ...
 
     async def hold(self, ve: str, images: Path) -> Hold:
@@ -106,7 +154,7 @@ class Engine(Protocol):
         ...
 
     async def run(self, ve: str) -> None:
-        """Join the network and let a held VE run; or start it, if it came by stop/copy. Fast: it is in the blackout."""
+        """Join the network and let a held VE run. Fast: it is in the blackout. After `arrange`, `start` is called."""
         ...
 
     async def announce(self, ve: str) -> None:
@@ -114,9 +162,5 @@ class Engine(Protocol):
         ...
 
     async def drop(self, ve: str) -> None:
-        """Remove all that `accept` and `hold` made, whatever state that is in."""
-        ...
-
-    def transfer_root(self, ve: str) -> Path:
-        """The directory whose content `rsync` carries, same path meaning on both sides."""
+        """Remove all that `accept`, `arrange` and `hold` made, whatever state that is in."""
         ...

@@ -76,8 +76,10 @@ UNDOABLE = frozenset({Stage.FREEZING, Stage.DUMPING, Stage.SENDING, Stage.RESTOR
 class Source:
     """The machine. `handle` is the only thing that changes it."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, state: VeState = VeState.RUNNING) -> None:
+        """`state` is the VE's now: the one to go back to if a move that begins now is undone."""
         self.record = record
+        self._state_before = state
         self.stage = Stage.IDLE
         self._ticket = 0
         self._fault: Fault | None = None
@@ -131,8 +133,16 @@ class Source:
         if self.stage is not Stage.IDLE or self.record.claim not in (Claim.HOME, Claim.OWNER):
             return [Answer(ticket, self._conflict())]
         self.stage, self._ticket = Stage.PREPARING, ticket
-        self.record = replace(
-            self.record, claim=Claim.LEAVING, order=order.order, migration=order.migration, peer=order.target
+        self.record = Record(
+            order.ve,
+            Claim.LEAVING,
+            order.order,
+            order.migration,
+            order.target,
+            self.record.engine,
+            mode=order.mode,
+            rest=self._state_before,
+            peer_ve=order.target_ve,
         )
         return [Write(self.record), self._do(Act.PREPARE)]
 
@@ -188,7 +198,7 @@ class Source:
             case Act.SEND, Stage.SENDING:
                 self.stage = Stage.RESTORING
                 manifest = event.result if isinstance(event.result, dict) else {}
-                return [TellPeer(PeerRestore(self.record.migration, self.record.order, self.record.ve, manifest))]
+                return [TellPeer(PeerRestore(self.record.migration, self.record.order, self._peer_ve, manifest))]
             case Act.THAW, Stage.UNDOING:
                 self.record = replace(self.record, claim=Claim.HOME)
                 return [Write(self.record), self._do(Act.UNPREPARE)]
@@ -227,7 +237,7 @@ class Source:
             case Stands(standing=standing), Stage.GIVING:
                 return self._on_stands(standing.record)
             case Fault(), Stage.GIVING:
-                return [TellPeer(PeerAsk(self.record.migration, self.record.ve), ASK_AGAIN_S)]
+                return [TellPeer(PeerAsk(self.record.migration, self._peer_ve), ASK_AGAIN_S)]
             case _:
                 return []
 
@@ -244,13 +254,13 @@ class Source:
             case Claim.ARRIVING:
                 return [TellPeer(self._give())]
             case _:
-                return [TellPeer(PeerAsk(self.record.migration, self.record.ve), ASK_AGAIN_S)]
+                return [TellPeer(PeerAsk(self.record.migration, self._peer_ve), ASK_AGAIN_S)]
 
     def _on_boot(self, state: VeState) -> list[Command]:
         match self.record.claim:
             case Claim.GIVEN:
                 self.stage = Stage.GIVING
-                return [TellPeer(PeerAsk(self.record.migration, self.record.ve))]
+                return [TellPeer(PeerAsk(self.record.migration, self._peer_ve))]
             case Claim.LEAVING if state in (VeState.RUNNING, VeState.FROZEN):
                 return self._thaw()
             case Claim.GONE if state is VeState.FROZEN:
@@ -275,7 +285,7 @@ class Source:
 
     def _thaw(self) -> list[Command]:
         self.stage = Stage.UNDOING
-        drop = TellPeer(PeerDrop(self.record.migration, self.record.order, self.record.ve))
+        drop = TellPeer(PeerDrop(self.record.migration, self.record.order, self._peer_ve))
         return [Arm(None), self._do(Act.THAW), drop]
 
     def _gone(self, result: HandedOver) -> list[Command]:
@@ -284,7 +294,7 @@ class Source:
         return [Write(self.record), self._do(Act.DISCARD)]
 
     def _give(self) -> PeerGive:
-        return PeerGive(self.record.migration, self.record.order, self.record.ve)
+        return PeerGive(self.record.migration, self.record.order, self._peer_ve)
 
     def _finish(self, reply: Reply | None) -> list[Command]:
         ticket, self._ticket, self.stage, self._fault = self._ticket, 0, Stage.IDLE, None
@@ -297,6 +307,10 @@ class Source:
     def _obey(self, order: int) -> list[Command]:
         self.record = replace(self.record, order=order)
         return [Write(self.record)]
+
+    @property
+    def _peer_ve(self) -> str:
+        return self.record.peer_ve or self.record.ve
 
     def _is_this(self, migration: str) -> bool:
         return self.record.migration == migration

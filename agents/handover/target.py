@@ -119,7 +119,15 @@ class Target:
             return [Answer(ticket, Fault(FaultCode.CONFLICT, taken))]
         self.stage, self._ticket, self._hold_limit_s = Stage.ACCEPTING, ticket, order.hold_limit_s
         self.record = Record(
-            order.facts.ve, Claim.ARRIVING, order.order, order.migration, order.source, order.facts.engine
+            order.ve or order.facts.ve,
+            Claim.ARRIVING,
+            order.order,
+            order.migration,
+            order.source,
+            order.facts.engine,
+            mode=order.mode,
+            rest=order.facts.state,
+            peer_ve=order.facts.ve,
         )
         return [Write(self.record), self._do(Act.ACCEPT)]
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from migrator.wire.facts import Record, VeState
 from migrator.wire.faults import Fault
 from migrator.wire.messages import (
+    Adopt,
     Confirm,
     Depart,
     HandOver,
@@ -33,19 +34,25 @@ class Act(StrEnum):
     UNPREPARE = "unprepare"
     """Source: all that `prepare` did, undone."""
     FREEZE = "freeze"
+    """Source: off the network; live: no process runs; stop-copy: stopped."""
     DUMP = "dump"
+    """Source: the checkpoint (live only), and beside it the last difference of the files, to the target."""
     SEND = "send"
-    """Source: the last difference, memory and files, to the target."""
+    """Source: what of the memory is still missing, to the target."""
     THAW = "thaw"
-    """Source: back on the network and running (started again, if it was stopped for the move)."""
+    """Source: back on the network and in the state it rested in: thawed, or started again if it has no process."""
     DISCARD = "discard"
-    """Source: end the frozen processes; no one of them runs again."""
+    """Source: end the frozen processes, if there are any; no one of them runs again."""
     DESTROY = "destroy"
     """Source: remove the copy here, and the key."""
     ACCEPT = "accept"
     HOLD = "hold"
-    """Target: check the images against the manifest, restore, all processes exist and none runs."""
+    """Target: live: check the images, restore, all processes exist and none runs; stop-copy: set up, not started."""
     RUN = "run"
+    """Target: on the network, and let go (live) or started (stop-copy), if it was running before the move."""
+    HALT = "halt"
+    """Target, after a failed `run`: succeeds only if the VE has certainly not run here (live), or is certainly stopped
+    here (stop-copy)."""
     ANNOUNCE = "announce"
     DROP = "drop"
     """Target: remove all that came; the key too."""
@@ -55,7 +62,7 @@ class Act(StrEnum):
 
 # --- events -----------------------------------------------------------------------------------------
 
-Order = Depart | Reserve | HandOver | Undo | Release | Settle | Retire | Confirm
+Order = Depart | Reserve | HandOver | Undo | Release | Settle | Retire | Confirm | Adopt
 PeerOrder = PeerRestore | PeerGive | PeerDrop | PeerAsk
 
 
@@ -100,6 +107,8 @@ class Booted:
     """The agent has started and found this record; the VE is in this state."""
 
     state: VeState
+    rebooted: bool = False
+    """The host has been down since the record was written: every process of then is gone, and what lay in memory."""
 
 
 Event = Ordered | Did | DidNot | PeerSaid | DeadlinePassed | Booted

@@ -1,7 +1,7 @@
 """A VE's network on its host: a named network namespace, veth pairs, membership in a bridge.
 
-Rule: a VE is on the network exactly when the host's end of its link is a member of its bridge. So leaving and joining are
-one netlink call each, sockets of a frozen VE answer nobody, and the carrier inside never changes.
+Rule: a VE is on the network exactly when the host's end of its link is a member of its bridge. So leaving and joining
+are one netlink call each, sockets of a frozen VE answer nobody, and the carrier inside never changes.
 """
 
 import contextlib
@@ -83,3 +83,10 @@ def remove(name: str, interfaces: tuple[Interface, ...]) -> None:
                 host.link("del", index=outer[0])
     if (NAMESPACES / name).exists():
         netns.remove(name)
+
+
+def addresses() -> tuple[str, ...]:
+    """The host's own addresses, without prefix length."""
+    with IPRoute() as host:
+        found = {str(each.get_attr("IFA_ADDRESS")) for each in host.get_addr()}
+    return tuple(sorted(found))

@@ -5,6 +5,7 @@ with a forced command, `restrict` and an expiry; removed at the end and on failu
 """
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -67,14 +68,25 @@ async def make_key(migration: str) -> str:
     return Path(f"{key}.pub").read_text().strip()
 
 
-def trust(migration: str, host_keys: Sequence[str]) -> None:
-    """Source: the target is known by these host keys and no others."""
+def open_to(migration: str, address: str, port: int, host_keys: Sequence[str]) -> Channel:
+    """Source: the target is there, known by these host keys and no others; noted, for an agent that starts again."""
     Path(f"{places.key(migration)}.known_hosts").write_text("".join(f"target {line}\n" for line in host_keys))
+    Path(f"{places.key(migration)}.target").write_text(json.dumps({"address": address, "port": port}))
+    return Channel(migration, address, port)
+
+
+def known(migration: str) -> Channel | None:
+    """Source: the channel opened before, perhaps by an agent that has ended since; None when there was none."""
+    try:
+        noted = json.loads(Path(f"{places.key(migration)}.target").read_text())
+    except FileNotFoundError:
+        return None
+    return Channel(migration, noted["address"], noted["port"])
 
 
 def remove_key(migration: str) -> None:
     """Source: nothing is left of the pair."""
-    for suffix in ("", ".pub", ".known_hosts"):
+    for suffix in ("", ".pub", ".known_hosts", ".target"):
         Path(f"{places.key(migration)}{suffix}").unlink(missing_ok=True)
 
 
@@ -87,7 +99,8 @@ def permit(migration: str, public_key: str, expires_unix_s: int, gate: Sequence[
     """Target: let the key in, for this migration's forced command and nothing else."""
     expiry = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(expires_unix_s))
     command = " ".join(gate)
-    line = f'restrict,expiry-time="{expiry}",command="{command}" {public_key.split(" migrator ", maxsplit=1)[0]} {_mark(migration)}'
+    key = " ".join(public_key.split()[:2])
+    line = f'restrict,expiry-time="{expiry}",command="{command}" {key} {_mark(migration)}'
     _rewrite(lambda lines: [*(each for each in lines if not each.endswith(_mark(migration))), line])
 
 

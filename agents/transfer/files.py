@@ -1,14 +1,15 @@
 """Files from host to host by rsync over the migration's SSH channel.
 
-Rule: everything a VE can see of a file moves with it: hard links, ACLs, xattrs, numeric ids, holes, device nodes, times.
+Rule: everything a VE can see of a file moves with it: hard links, ACLs, xattrs, numeric ids, holes, device nodes,
+times.
 """
 
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 from agents import shell
+from agents.engines.port import Tree
 from agents.shell import failed
 from agents.transfer.channel import Channel
 
@@ -16,17 +17,9 @@ VANISHED = 24
 """rsync's status when files went away while it read: normal as long as the VE runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One pass over the files."""
-
-    bytes_sent: int
-    duration_s: float
-
-
-async def copy_pass(channel: Channel, root: Path, *, running: bool, bandwidth_bytes_per_s: int = 0) -> int:
-    """Bring the target's copy of `root` up to date; bytes sent over the wire. Raises FaultError(TOOL_FAILED)."""
-    limit = [f"--bwlimit={bandwidth_bytes_per_s // 1024}"] if bandwidth_bytes_per_s else []
+async def copy_pass(channel: Channel, tree: Tree, place: Path, *, running: bool, bandwidth_bytes_per_s: int = 0) -> int:
+    """Bring the target's copy of a tree, at `place`, up to date; bytes sent. Raises FaultError(TOOL_FAILED)."""
+    limit = [f"--bwlimit={max(1, bandwidth_bytes_per_s // 1024)}"] if bandwidth_bytes_per_s else []
     ran = await shell.run(
         [
             "rsync",
@@ -36,10 +29,11 @@ async def copy_pass(channel: Channel, root: Path, *, running: bool, bandwidth_by
             "--one-file-system",
             "--stats",
             *limit,
+            *(f"--exclude={path}" for path in tree.excluded),
             "-e",
             shlex.join(channel.ssh()[:-1]),
-            f"{root}/",
-            f"root@{channel.address}:{root}/",
+            f"{tree.path}/",
+            f"root@{channel.address}:{place}/",
         ],
         limit_s=24 * 3600,
         env={"LC_ALL": "C"},

@@ -14,6 +14,8 @@ class Phase(StrEnum):
     INSPECTING = "inspecting"
     RESERVING = "reserving"
     COPYING = "copying"
+    WAITING = "waiting"
+    """Everything is copied; the operator's time for the blackout has not come."""
     HANDING_OVER = "handing-over"
     VERIFYING = "verifying"
     RETIRING = "retiring"
@@ -48,11 +50,12 @@ TABLE = {
     for row in (
         Row(Phase.INSPECTING, 30, False, (Phase.RESERVING, Phase.REFUSED)),
         Row(Phase.RESERVING, 60, True, (Phase.COPYING, Phase.UNDOING, Phase.SETTLING)),
-        Row(Phase.COPYING, 86400, True, (Phase.HANDING_OVER, Phase.UNDOING, Phase.SETTLING)),
+        Row(Phase.COPYING, 86400, True, (Phase.WAITING, Phase.HANDING_OVER, Phase.UNDOING, Phase.SETTLING)),
+        Row(Phase.WAITING, 0, True, (Phase.COPYING, Phase.UNDOING, Phase.SETTLING)),
         Row(Phase.HANDING_OVER, 900, True, (Phase.VERIFYING, Phase.UNDOING, Phase.SETTLING)),
         Row(Phase.VERIFYING, 60, False, (Phase.RETIRING, Phase.SETTLING, Phase.NEEDS_OPERATOR)),
         Row(Phase.RETIRING, 600, False, (Phase.DONE, Phase.SETTLING, Phase.NEEDS_OPERATOR)),
-        Row(Phase.UNDOING, 60, False, (Phase.UNDONE, Phase.SETTLING, Phase.NEEDS_OPERATOR)),
+        Row(Phase.UNDOING, 60, False, (Phase.UNDONE, Phase.RESERVING, Phase.SETTLING, Phase.NEEDS_OPERATOR)),
         Row(
             Phase.SETTLING,
             30,

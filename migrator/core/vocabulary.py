@@ -4,11 +4,11 @@ Rule: an event is a fact, with the time at which the controller learned it; a co
 or the end.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from migrator.core.phases import Phase
-from migrator.wire.facts import HostFacts, VeFacts
+from migrator.wire.facts import HostFacts, Mode, Objection, VeFacts
 from migrator.wire.faults import Fault
 from migrator.wire.messages import Reply, Request
 
@@ -18,6 +18,36 @@ class Role(StrEnum):
 
     SOURCE = "source"
     TARGET = "target"
+
+
+class OverBudget(StrEnum):
+    """What is done when the predicted blackout stays over its budget."""
+
+    PROCEED = "proceed"
+    ABORT = "abort"
+    STOP_COPY = "stop-copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator wants of a migration, beside where it goes. Defaults are what most people want at night."""
+
+    mode: Mode | None = None
+    """None: live where it can be, else stop-copy if `fallback` allows."""
+    fallback: bool = True
+    """Whether a running VE that cannot be checkpointed may be stopped and started instead."""
+    blackout_budget_s: float = 0.5
+    over_budget: OverBudget = OverBudget.PROCEED
+    rounds_max: int = 12
+    blackout_limit_s: float = 60.0
+    """The source undoes by itself a blackout in which the target does not hold the VE by then."""
+    bandwidth_bytes_per_s: int = 0
+    """0: no limit. For the rounds; the blackout has the whole line."""
+    waived: tuple[str, ...] = ()
+    """Names of objections the operator has waived."""
+    cutover_at_unix_s: float = 0.0
+    """The blackout does not begin before this; 0: as soon as it can."""
+    keep_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +60,18 @@ class MigrationRequest:
     target: str
     target_address: str
     target_port: int = 22
-    blackout_limit_s: float = 60.0
-    bandwidth_bytes_per_s: int = 0
+    policy: Policy = field(default_factory=Policy)
+    new_id: str = ""
+    """The VE's id on the target; empty: the same."""
+    names: dict[str, str] = field(default_factory=dict)
+    """How names of the source are called on the target, see `wire.messages.Vet`."""
+    link_bytes_per_s: float = 125e6
+    """The line between the hosts, for the forecast; measured as soon as the first round is over."""
+
+    @property
+    def target_ve(self) -> str:
+        """The VE's id on the target."""
+        return self.new_id or self.ve
 
 
 # --- events -----------------------------------------------------------------------------------------
@@ -48,6 +88,8 @@ class Started:
     target_ves: tuple[VeFacts, ...]
     order_floor: int
     """The highest order number that either host has obeyed for this VE."""
+    objections: tuple[Objection, ...] = ()
+    """What the target's engine says against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +110,30 @@ class AbortRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class CutoverReached:
+    """The time before which the blackout must not begin is over."""
+
+    at_unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Resumed:
     """A controller took this migration up again; what was under way is unknown."""
 
     at_unix_s: float
 
 
-Event = Started | Replied | AbortRequested | Resumed
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The operator says that a host of this migration is off, and stays off until it is cleaned up."""
+
+    at_unix_s: float
+    role: Role
+    who: str
+    why: str
+
+
+Event = Started | Replied | AbortRequested | CutoverReached | Resumed | Fenced
 
 # --- commands ---------------------------------------------------------------------------------------
 
@@ -89,6 +148,13 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """CutoverReached follows at this time."""
+
+    unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """Nothing is left to do."""
 
@@ -96,4 +162,4 @@ class Finish:
     fault: Fault | None
 
 
-Command = Send | Finish
+Command = Send | WaitUntil | Finish

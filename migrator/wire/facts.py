@@ -20,6 +20,15 @@ class VeState(StrEnum):
     ABSENT = "absent"
 
 
+class Mode(StrEnum):
+    """How a VE moves."""
+
+    LIVE = "live"
+    """By checkpoint and restore: in the blackout it is frozen."""
+    STOP_COPY = "stop-copy"
+    """Stopped, the last files copied, started on the target. Also how a VE moves that does not run."""
+
+
 class Claim(StrEnum):
     """What a host's durable ownership record says about one VE."""
 
@@ -51,6 +60,15 @@ class Record:
     engine: str = ""
     image_complete: bool = False
     """On a target: a complete, verified image of the VE is held."""
+    mode: Mode = Mode.LIVE
+    rest: VeState = VeState.RUNNING
+    """The state the VE was in before the move, and is to be in after it or after its undo."""
+    peer_ve: str = ""
+    """The VE's id on the other host; empty: the same."""
+    boot_id: str = ""
+    """The boot of this host in which the record was written: another one now means that all processes were lost."""
+    settled: bool = False
+    """On a target: the controller has seen it run (or rest) there; from then on it is this host's like any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +107,11 @@ class VeFacts:
     """Host directories mounted into the VE from outside `root`; they do not move with it."""
     autostart: bool = False
     blockers: tuple[str, ...] = ()
-    """What in the running VE a checkpoint would refuse, in words."""
+    """What in the running VE a checkpoint would refuse, in words; empty: it can be asked for."""
+    live: bool = True
+    """Whether its engine can checkpoint it at all on this host."""
+    notes: tuple[str, ...] = ()
+    """What an operator should know before it is moved, in words (unknown parameters, action scripts, ...)."""
     config: bytes = b""
     """The engine's own description of the VE, opaque to the controller."""
 
@@ -97,6 +119,17 @@ class VeFacts:
     def addresses(self) -> tuple[str, ...]:
         """All addresses with prefix length."""
         return tuple(address for interface in self.interfaces for address in interface.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """One reason why a VE cannot come to a host, or not as asked: a stable name, what was found, what to do about it."""
+
+    name: str
+    evidence: str
+    remedy: str
+    waivable: bool = False
+    """Whether the operator may say `--waive NAME` and go on: the worst that follows is a failed, undone migration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +141,8 @@ class ToolFact:
     """Empty: not there."""
     problem: str = ""
     """Why it cannot be used although it is there; empty when it can."""
+    remedy: str = ""
+    """How to get it, or a usable one: a command where there is one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,10 @@ class FaultCode(StrEnum):
     """A checksum does not match what arrived."""
     UNREACHABLE = "unreachable"
     """The host did not answer; what happened there is unknown."""
+    ABORTED = "aborted"
+    """The operator wanted it undone."""
+    OVER_BUDGET = "over-budget"
+    """The blackout would have been longer than the operator allows."""
     INTERNAL = "internal"
     """A mistake in our own program."""
 

@@ -7,7 +7,7 @@ that must learn it.
 
 from dataclasses import dataclass, field
 
-from migrator.wire.facts import HostFacts, Record, Standing, VeFacts
+from migrator.wire.facts import HostFacts, Mode, Objection, Record, Standing, VeFacts
 from migrator.wire.faults import Fault
 
 PROTOCOL_VERSION = 1
@@ -50,6 +50,17 @@ class SetPower:
 
 
 @dataclass(frozen=True, slots=True)
+class Vet:
+    """Target: could this VE come here, under this id? Changes nothing. Answer: Vetted."""
+
+    facts: VeFacts
+    ve: str
+    mode: Mode
+    names: dict[str, str] = field(default_factory=dict)
+    """How names of the source are called here: `bridge:br0` -> `vmbr0`, `interface:eth0` -> `eno1`, ..."""
+
+
+@dataclass(frozen=True, slots=True)
 class Depart:
     """Source: the VE is about to leave. Writes `leaving`, fences its autostart, makes the migration's key pair.
 
@@ -60,6 +71,9 @@ class Depart:
     order: int
     ve: str
     target: str
+    mode: Mode = Mode.LIVE
+    target_ve: str = ""
+    """Its id on the target; empty: the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +87,22 @@ class Reserve:
     public_key: str
     key_expires_unix_s: int
     hold_limit_s: float
-    """How long the target holds a restored VE without hearing from the source before it refuses."""
+    """How long the target waits for the images, once the hand-over has begun, before it refuses."""
+    ve: str = ""
+    """The VE's id here; empty: as in `facts`."""
+    mode: Mode = Mode.LIVE
+    names: dict[str, str] = field(default_factory=dict)
+    """As in Vet."""
+    image_bytes: int = 0
+    """How much of this host's memory the images may take; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
-class CopyFiles:
-    """Source: file passes to the target while the VE runs. Progress notices meanwhile. Answer: Copied."""
+class PreCopy:
+    """Source: one round of copying files and memory while the VE runs. Progress notices meanwhile. Answer: Copied.
+
+    The first round of a migration opens the channel to the target, and it stays open.
+    """
 
     migration: str
     order: int
@@ -86,9 +110,11 @@ class CopyFiles:
     address: str
     port: int
     host_keys: tuple[str, ...]
+    places: dict[str, str] = field(default_factory=dict)
+    """Name of a tree of files -> its directory on the target."""
     bandwidth_bytes_per_s: int = 0
     """0: no limit."""
-    passes_max: int = 3
+    round: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,20 +177,34 @@ class Confirm:
     ve: str
 
 
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Target: the source is certainly off (the operator's word) and holds no `given`: own the VE and let it run.
+
+    Only for a target that holds a complete image. Answer: Stands.
+    """
+
+    migration: str
+    order: int
+    ve: str
+
+
 Request = (
     InspectHost
     | ListVes
     | Ask
     | SetPower
+    | Vet
     | Depart
     | Reserve
-    | CopyFiles
+    | PreCopy
     | HandOver
     | Undo
     | Release
     | Settle
     | Retire
     | Confirm
+    | Adopt
 )
 
 # --- between the two agents of a migration, over the migration's own key -----------------------------
@@ -242,19 +282,35 @@ class Departing:
 
 
 @dataclass(frozen=True, slots=True)
+class Vetted:
+    """Answer to Vet: everything that stands against it, at once."""
+
+    objections: tuple[Objection, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Reserved:
-    """Answer to Reserve: how the source reaches this host, and the keys by which it knows it."""
+    """Answer to Reserve: the keys by which the source knows this host, and where each tree of files goes."""
 
     host_keys: tuple[str, ...]
+    places: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """Answer to CopyFiles."""
+    """Answer to PreCopy: what one round did."""
 
-    passes: int
-    bytes_sent: int
-    last_pass_s: float
+    round: int
+    duration_s: float
+    file_bytes: int = 0
+    file_s: float = 0.0
+    memory_bytes: int = 0
+    memory_s: float = 0.0
+    dirty_bytes_per_s: float = -1.0
+    """How fast the VE writes memory it had not written since the round before; negative: not known yet."""
+    memory_method: str = ""
+    """`writes`, `content`, `soft-dirty`; empty: memory is sent in the blackout only."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,16 +332,33 @@ class PeerRuns:
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """Answer to HandOver: the VE runs on the target; what the blackout was made of."""
+    """Answer to HandOver: the VE runs on the target; what the blackout was made of, on the source's clock."""
 
     blackout_s: float
     parts_s: dict[str, float] = field(default_factory=dict)
-    """Name of a part of the blackout -> its length."""
+    """Name of a part of the blackout -> its length. Parts may overlap."""
     image_bytes: int = 0
     file_bytes: int = 0
+    memory_bytes: int = 0
+    criu_s: float = 0.0
+    """What CRIU itself reports for dump and restore together."""
+    wire_s: float = 0.0
+    """Time in which nothing but the transfer went on."""
 
 
-Reply = HostInspected | VesListed | Stands | Departing | Reserved | Copied | HandedOver | PeerHolds | PeerRuns | Fault
+Reply = (
+    HostInspected
+    | VesListed
+    | Stands
+    | Vetted
+    | Departing
+    | Reserved
+    | Copied
+    | HandedOver
+    | PeerHolds
+    | PeerRuns
+    | Fault
+)
 
 # --- notices --------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ def make(ve: str, runtime: str, address: str, address6: str, args: list[str], pr
     for program in programs:
         copy_program(program, rootfs)
     (bundle / "config.json").write_text(json.dumps(config(ve, runtime, args), indent=1))
-    number = address.split("/")[0].split(".")
+    number = address.split("/", maxsplit=1)[0].split(".")
     interface = {
         "name": "eth0",
         "mac": "02:" + ":".join(f"{int(part):02x}" for part in number) + ":01",
@@ -62,7 +62,7 @@ def config(ve: str, runtime: str, args: list[str]) -> dict[str, object]:
             "args": args,
             "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"],
             "cwd": "/",
-            "capabilities": {kind: CAPABILITIES for kind in ("bounding", "effective", "permitted")},
+            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES),
         },
         "root": {"path": "rootfs", "readonly": False},
         "hostname": ve,

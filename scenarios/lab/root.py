@@ -23,7 +23,7 @@ TCP socket can be dumped (github.com/checkpoint-restore/criu, issue 2705); 4.2 d
 NEWER_SUITE = "forky"
 RECIPE = 2
 """Raised whenever what is done to the root after debootstrap changes, so that a cached one is not taken for it."""
-MORTAL = "setpriv --pdeathsig KILL unshare -m -p -f --kill-child --propagation private".split()
+MORTAL = ["setpriv", "--pdeathsig", "KILL", "unshare", "-m", "-p", "-f", "--kill-child", "--propagation", "private"]
 """Whoever is killed while it makes a root takes every process and mount of that work along."""
 CACHE = Path(os.environ.get("MIGRATOR_LAB_CACHE", "/var/cache/migrator-lab"))
 NEEDED = {

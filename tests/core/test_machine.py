@@ -31,7 +31,8 @@ def stands(claim: Claim, migration: str = "m1") -> Stands:
 GOOD: list[tuple[Role, Reply]] = [
     (Role.SOURCE, Departing("key")),
     (Role.TARGET, Reserved(("host key",))),
-    (Role.SOURCE, Copied(1, 5, 0.1)),
+    (Role.SOURCE, Copied(1, 1.0, 5, 0.1)),
+    (Role.SOURCE, Copied(2, 0.1, 5, 0.1)),
     (Role.SOURCE, HandedOver(0.3)),
     (Role.TARGET, stands(Claim.OWNER)),
     (Role.SOURCE, stands(Claim.GONE)),
@@ -66,7 +67,7 @@ def test_orders_rise() -> None:
     assert orders == sorted(set(orders))
 
 
-@pytest.mark.parametrize("reached", [0, 1, 2, 3])
+@pytest.mark.parametrize("reached", [0, 1, 2, 3, 4])
 def test_definite_fault_undoes_both_hosts(reached: int) -> None:
     """A certain failure before the point of no return is undone on both hosts, and the first fault is reported."""
     _, commands = play([*GOOD[:reached], (Role.SOURCE, BROKEN)])
@@ -83,7 +84,7 @@ def test_definite_fault_undoes_both_hosts(reached: int) -> None:
     assert commands == [Finish(Phase.UNDONE, BROKEN)]
 
 
-@pytest.mark.parametrize("reached", range(6))
+@pytest.mark.parametrize("reached", range(7))
 def test_lost_answer_is_asked_about(reached: int) -> None:
     """An answer that did not come leads to asking both hosts, in every phase."""
     migration, commands = play([*GOOD[:reached], (Role.SOURCE, LOST)])
@@ -95,7 +96,7 @@ def test_lost_answer_is_asked_about(reached: int) -> None:
 def test_lost_hand_over_that_happened_goes_forward() -> None:
     """The answer to the hand-over was lost, but the target owns the VE: the migration goes on."""
     words: list[tuple[Role, Reply]] = [(Role.SOURCE, stands(Claim.GIVEN)), (Role.TARGET, stands(Claim.OWNER))]
-    migration, _ = play([*GOOD[:3], (Role.SOURCE, LOST), *words])
+    migration, _ = play([*GOOD[:4], (Role.SOURCE, LOST), *words])
 
     assert migration.phase is Phase.VERIFYING
 
@@ -103,7 +104,7 @@ def test_lost_hand_over_that_happened_goes_forward() -> None:
 def test_silent_target_after_given_blocks() -> None:
     """Given to a target that does not answer: nothing is started anywhere."""
     words: list[tuple[Role, Reply]] = [(Role.SOURCE, stands(Claim.GIVEN)), (Role.TARGET, LOST)]
-    migration, commands = play([*GOOD[:3], (Role.SOURCE, LOST), *words])
+    migration, commands = play([*GOOD[:4], (Role.SOURCE, LOST), *words])
 
     assert migration.phase is Phase.BLOCKED
     assert commands == []
@@ -118,7 +119,8 @@ def test_all_refusals_at_once() -> None:
     migration.handle(replace(STARTED, target=poor, source_ves=(ve,)))
 
     assert migration.phase is Phase.REFUSED
-    assert {each.name for each in migration.refusals} == {"engine-missing", "disk", "bridge", "memory"}
+    assert migration.plan is not None
+    assert {each.name for each in migration.plan.refusals} == {"engine-missing", "disk", "bridge", "memory"}
 
 
 def test_abort_before_the_blackout_undoes() -> None:

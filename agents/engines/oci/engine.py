@@ -1,23 +1,24 @@
 """The `oci` engine: bundles under crun or runc, frozen by their cgroup, checkpointed and restored by CRIU.
 
-Rule: frozen means cgroup-frozen, on both sides: a source's copy and a target's held copy are stopped the same way, need no
-process of ours to stay stopped, and go on by one write.
+Rule: frozen means cgroup-frozen, on both sides: a source's copy and a target's held copy are stopped the same way,
+need no process of ours to stay stopped, and go on by one write.
 """
 
 import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agents import places, shell
 from agents.engines.oci import criu
 from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
 from agents.engines.oci.cgroup import Group
-from agents.engines.port import Dump, Hold
+from agents.engines.port import Coming, Dump, Hold, Tree
 from agents.network import announce, links
 from agents.shell import failed
-from migrator.wire.facts import ToolFact, VeFacts, VeState
+from migrator.wire.facts import Objection, ToolFact, VeFacts, VeState
 from migrator.wire.faults import FaultCode, fault_error
 
 RUNTIMES = ("crun", "runc")
@@ -98,6 +99,13 @@ class OciEngine:
 
     # --- source ---------------------------------------------------------------------------------
 
+    def trees(self, ve: str) -> Sequence[Tree]:
+        """The bundle; its idea of the network is written anew on the target, where bridges may have other names."""
+        return (Tree("bundle", BUNDLES / ve, ("/network.json",)),)
+
+    async def note(self, ve: str) -> None:
+        """rsync carries all of a bundle."""
+
     async def fence(self, ve: str) -> None:
         """The marker by which the host starts it at boot is renamed."""
         marker = Bundle(ve).path / "autostart"
@@ -162,14 +170,30 @@ class OciEngine:
 
     # --- target ---------------------------------------------------------------------------------
 
-    async def accept(self, facts: VeFacts) -> None:
+    async def vet(self, coming: Coming) -> Sequence[Objection]:
+        """The id must be free, and the bundle's own idea of its id and runtime must hold here."""
+        found = []
+        if coming.ve != coming.facts.ve:
+            evidence = f"the bundle of {coming.facts.ve} names its cgroup and its network namespace after itself"
+            found.append(Objection("new-id", evidence, "move it under its own id"))
+        if await self.look(coming.ve) is not VeState.ABSENT or (links.NAMESPACES / coming.ve).exists():
+            evidence = f"there is a bundle or a network namespace {coming.ve} already"
+            found.append(Objection("ve-exists", evidence, f"remove or rename the {coming.ve} that is there"))
+        return found
+
+    async def accept(self, coming: Coming) -> Sequence[Tree]:
         """The bundle directory, the network on no bridge, the cgroup."""
-        bundle = Bundle(facts.ve)
-        if bundle.path.exists() or (links.NAMESPACES / facts.ve).exists():
-            raise fault_error(FaultCode.CONFLICT, f"{facts.ve} is already here", step="reserve")
-        bundle.write_interfaces(facts.interfaces)
-        links.make(facts.ve, facts.interfaces)
-        Group(facts.ve).path.mkdir(parents=True, exist_ok=True)
+        ve, bundle = coming.ve, Bundle(coming.ve)
+        if bundle.path.exists() or (links.NAMESPACES / ve).exists():
+            raise fault_error(FaultCode.CONFLICT, f"{ve} is already here", step="reserve")
+        interfaces = tuple(replace(each, bridge=coming.name("bridge", each.bridge)) for each in coming.facts.interfaces)
+        bundle.write_interfaces(interfaces)
+        links.make(ve, interfaces)
+        Group(ve).path.mkdir(parents=True, exist_ok=True)
+        return self.trees(ve)
+
+    async def arrange(self, ve: str) -> None:
+        """A bundle needs no more than its files and its network, and has them."""
 
     async def hold(self, ve: str, images: Path) -> Hold:
         """Restore with CRIU's last step before letting go replaced by a freeze."""
@@ -198,11 +222,8 @@ class OciEngine:
         return Hold(criu.duration_s(log))
 
     async def run(self, ve: str) -> None:
-        """On its bridges, then running; a VE that came without memory is started."""
-        if Group(ve).populated:
-            await self.thaw(ve)
-        else:
-            await self.start(ve)
+        """On its bridges, then running."""
+        await self.thaw(ve)
 
     async def announce(self, ve: str) -> None:
         """One round of gratuitous ARP and unsolicited neighbour advertisements."""
@@ -217,10 +238,6 @@ class OciEngine:
         Group(ve).remove()
         shutil.rmtree(_work(ve), ignore_errors=True)
         shutil.rmtree(bundle.path, ignore_errors=True)
-
-    def transfer_root(self, ve: str) -> Path:
-        """The bundle."""
-        return BUNDLES / ve
 
     async def _forget(self, bundle: Bundle) -> None:
         """Remove what a runtime still remembers of a VE without processes (a failed restore leaves such)."""

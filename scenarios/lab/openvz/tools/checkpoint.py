@@ -99,5 +99,5 @@ def _criu(words: list[str], images: str, log: str, group: Path | None = None) ->
         text = (Path(images) / log).read_text(errors="replace") if (Path(images) / log).exists() else ""
         if keep := os.environ.get("OPENVZ_LAB_KEEP_LOGS"):
             shutil.copy(Path(images) / log, keep)
-        lines = [line for line in text.splitlines() if "Error" in line or "criu" in line.lower() and "fail" in line]
+        lines = [line for line in text.splitlines() if "Error" in line or ("criu" in line.lower() and "fail" in line)]
         raise CheckpointError("\n".join(lines[-8:]) or f"Error: criu ended with {done.returncode}")

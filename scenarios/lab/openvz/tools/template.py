@@ -12,10 +12,7 @@ import tempfile
 from pathlib import Path
 
 CACHE = Path("/vz/template/cache")
-PROGRAMS = (
-    "bash cat chmod cp date dd echo env grep head ip kill ls mkdir mount mv nohup ps python3 redis-cli redis-server rm "
-    "sed setsid sleep sort sync tail tar touch tr true umount uname wc"
-).split()
+PROGRAMS = ["bash", "cat", "chmod", "cp", "date", "dd", "echo", "env", "grep", "head", "ip", "kill", "ls", "mkdir", "mount", "mv", "nohup", "ps", "python3", "redis-cli", "redis-server", "rm", "sed", "setsid", "sleep", "sort", "sync", "tail", "tar", "touch", "tr", "true", "umount", "uname", "wc"]
 NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 STDLIB_LEAVES_OUT = {"test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "__pycache__", "pydoc_data"}
 INIT = """#!/bin/bash
@@ -46,10 +43,10 @@ def make(name: str) -> Path:
 
 
 def _fill(root: Path) -> None:
-    for name in "bin sbin lib lib64".split():
+    for name in ["bin", "sbin", "lib", "lib64"]:
         (root / "usr" / name).mkdir(parents=True)
         os.symlink(f"usr/{name}", root / name)
-    for name in "dev/pts dev/shm etc/rc.d home proc root run sys tmp var/lib var/log var/run".split():
+    for name in ["dev/pts", "dev/shm", "etc/rc.d", "home", "proc", "root", "run", "sys", "tmp", "var/lib", "var/log", "var/run"]:
         (root / name).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
     for program in PROGRAMS:

@@ -26,10 +26,7 @@ TAKES = {
     "chkpnt": {"--dumpfile", "--flags", "--context"},
     "restore": {"--dumpfile", "--flags", "--context"},
 }
-COMMANDS = (
-    "create start stop restart destroy mount umount set status exec exec2 exec3 chkpnt restore "
-    "quotainit quotaon quotaoff"
-).split()
+COMMANDS = ["create", "start", "stop", "restart", "destroy", "mount", "umount", "set", "status", "exec", "exec2", "exec3", "chkpnt", "restore", "quotainit", "quotaon", "quotaoff"]
 
 
 def main(argv: list[str] | None = None) -> int:

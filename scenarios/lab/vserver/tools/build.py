@@ -60,10 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-m", dest="method", required=True)
     for flag in ("force", "keep", "i-know-its-there"):
         parser.add_argument(f"--{flag}", action="store_true")
-    for word in (
-        "rootdir pkgbase context confdir lockfile hostname netdev netbcast netmask netprefix flags cpuset cpusetcpus "
-        "cpusetmems initstyle"
-    ).split():
+    for word in ["rootdir", "pkgbase", "context", "confdir", "lockfile", "hostname", "netdev", "netbcast", "netmask", "netprefix", "flags", "cpuset", "cpusetcpus", "cpusetmems", "initstyle"]:
         parser.add_argument(f"--{word}")
     parser.add_argument("--interface", action="append", default=[])
     return parser

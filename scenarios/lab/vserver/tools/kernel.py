@@ -25,28 +25,15 @@ PR_CAPBSET_DROP = 24
 CAPABILITY_NUMBERS = {
     name: number
     for number, name in enumerate(
-        "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service "
-        "net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct "
-        "sys_admin sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control "
-        "setfcap".split()
+        ["chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap", "linux_immutable", "net_bind_service", "net_broadcast", "net_admin", "net_raw", "ipc_lock", "ipc_owner", "sys_module", "sys_rawio", "sys_chroot", "sys_ptrace", "sys_pacct", "sys_admin", "sys_boot", "sys_nice", "sys_resource", "sys_time", "sys_tty_config", "mknod", "lease", "audit_write", "audit_control", "setfcap"]
     )
 }
-SECURE = (
-    "chown dac_override dac_read_search fowner fsetid kill setgid setuid net_bind_service sys_chroot sys_ptrace "
-    "sys_tty_config lease setfcap sys_boot audit_write"
-).split()
-CCAPS = (
-    "set_utsname set_rlimit fs_security fs_trusted tiocsti raw_icmp syslog oom_adjust audit_control secure_mount "
-    "secure_remount binary_mount dev_mount quota_ctl admin_mapper admin_cloop kthread namespace"
-).split()
-FLAGS = (
-    "lock nproc private fakeinit hideinfo ulimit namespace sched_hard sched_prio sched_pause virt_mem virt_uptime "
-    "virt_cpu virt_load virt_time hide_mount hide_netif hide_vinfo state_setup state_init state_admin sc_helper "
-    "persistent reboot_kill fork_rss prolific igneg_nice igneg_ionice"
-).split()
-NFLAGS = "lock private single_ip lback_remap lback_allow hide_netif hide_lback persistent".split()
-NCAPS = "tun_create raw_icmp".split()
-UMASK = "fs newns newuts newipc newuser newpid newnet".split()
+SECURE = ["chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "net_bind_service", "sys_chroot", "sys_ptrace", "sys_tty_config", "lease", "setfcap", "sys_boot", "audit_write"]
+CCAPS = ["set_utsname", "set_rlimit", "fs_security", "fs_trusted", "tiocsti", "raw_icmp", "syslog", "oom_adjust", "audit_control", "secure_mount", "secure_remount", "binary_mount", "dev_mount", "quota_ctl", "admin_mapper", "admin_cloop", "kthread", "namespace"]
+FLAGS = ["lock", "nproc", "private", "fakeinit", "hideinfo", "ulimit", "namespace", "sched_hard", "sched_prio", "sched_pause", "virt_mem", "virt_uptime", "virt_cpu", "virt_load", "virt_time", "hide_mount", "hide_netif", "hide_vinfo", "state_setup", "state_init", "state_admin", "sc_helper", "persistent", "reboot_kill", "fork_rss", "prolific", "igneg_nice", "igneg_ionice"]
+NFLAGS = ["lock", "private", "single_ip", "lback_remap", "lback_allow", "hide_netif", "hide_lback", "persistent"]
+NCAPS = ["tun_create", "raw_icmp"]
+UMASK = ["fs", "newns", "newuts", "newipc", "newuser", "newpid", "newnet"]
 EMPTY: dict[str, Any] = {"contexts": {}, "networks": {}, "dlimits": {}, "vshelper": "", "unhidden": False}
 State = dict[str, Any]
 

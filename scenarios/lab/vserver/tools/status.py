@@ -13,10 +13,7 @@ from .config import CONFIGS, ROOTS, Config, guests
 
 CLOCK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-TAGS = (
-    "CONTEXT ID RUNNING VDIR NAME CFGDIR APPDIR INITPID INITPID_PID XID NID TAG APIVER UTS SYSINFO FEATURE PXID CANONIFY "
-    "VERIFYCAP VERIFYPROC XIDTYPE"
-).split()
+TAGS = ["CONTEXT", "ID", "RUNNING", "VDIR", "NAME", "CFGDIR", "APPDIR", "INITPID", "INITPID_PID", "XID", "NID", "TAG", "APIVER", "UTS", "SYSINFO", "FEATURE", "PXID", "CANONIFY", "VERIFYCAP", "VERIFYPROC", "XIDTYPE"]
 
 
 def running_xid(config: Config) -> int | None:
@@ -221,7 +218,7 @@ def _of_context(subject: str, tag: str, more: list[str]) -> str | None:
         case "INITPID":
             return str(found["init"])
         case _:
-            fields = more or "context sysname nodename release version machine domainname".split()
+            fields = more or ["context", "sysname", "nodename", "release", "version", "machine", "domainname"]
             return " ".join(_uts(found, field) for field in fields)
 
 

@@ -14,7 +14,7 @@ import tarfile
 import time
 from pathlib import Path
 
-from agents.transfer.memory import areas, streams, veil
+from agents.transfer.memory import streams, veil
 from agents.transfer.memory.port import Method
 from agents.transfer.memory.source import SourceSession
 

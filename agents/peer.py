@@ -1,0 +1,86 @@
+"""The source's conversation with the agent on the target, over the migration's own SSH channel.
+
+Rule: a conversation that breaks says PEER_LOST, which is indefinite: what was asked may have been done.
+"""
+
+import subprocess
+
+import trio
+
+from agents.handover.vocabulary import PeerOrder
+from agents.transfer.channel import Channel
+from migrator.wire import framing
+from migrator.wire.codec import decode, encode
+from migrator.wire.faults import Fault, FaultCode, FaultError, fault_error
+from migrator.wire.messages import PROTOCOL_VERSION, Envelope, Hello, Reply
+
+ANSWER_LIMIT_S = 900.0
+
+
+class Peer:
+    """One conversation; dialled when it is first needed, and again after it broke."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._process: trio.Process | None = None
+        self._frames = framing.FrameReader()
+        self._turn = trio.Lock()
+
+    async def greet(self) -> None:
+        """Dial now, so that nothing is dialled in the blackout. Raises FaultError."""
+        async with self._turn:
+            await self._dial()
+
+    async def ask(self, message: PeerOrder) -> Reply:
+        """The answer. Raises FaultError(PEER_LOST) when none comes."""
+        async with self._turn:
+            await self._dial()
+            try:
+                with trio.fail_after(ANSWER_LIMIT_S):
+                    return await self._exchange(message)
+            except FaultError:
+                raise
+            except (OSError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                await self._hang_up()
+                raise fault_error(FaultCode.PEER_LOST, f"the target does not answer: {error!r}", step="talk") from error
+
+    async def close(self) -> None:
+        """End it. May be called again."""
+        with trio.CancelScope(shield=True):
+            await self._hang_up()
+
+    async def _dial(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._process = await trio.lowlevel.open_process(
+            self._channel.ssh("peer"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._frames = framing.FrameReader()
+        reply = await self._exchange(Hello(PROTOCOL_VERSION, "source"))
+        if isinstance(reply, Fault):
+            await self._hang_up()
+            raise FaultError(reply)
+
+    async def _exchange(self, body: Hello | PeerOrder) -> Reply:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            await self._process.stdin.send_all(encode(Envelope(1, body)))
+            while data := await self._process.stdout.receive_some():
+                for frame in self._frames.feed(bytes(data)):
+                    return decode(frame).body  # type: ignore[return-value]  # an agent answers with replies
+        except trio.Cancelled:
+            # Half an exchange: whatever comes next on this stream belongs to nobody.
+            self._process.kill()
+            raise
+        except trio.BrokenResourceError:
+            pass  # ssh has gone: the same as the end of its output
+        await self._hang_up()
+        raise fault_error(FaultCode.PEER_LOST, "the connection to the target ended", step="talk", tool="ssh")
+
+    async def _hang_up(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,82 @@
+"""PURE. After each round of copying: one more, or is it time for the blackout? Decided by prediction, not by counting.
+
+Rule: predicted blackout = fixed costs + what will still have to be sent / measured bandwidth. Stop when that is inside
+the budget, or when another round would no longer pay. The model and its sources: docs/architecture.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from migrator.wire.messages import Copied
+
+FIXED_S = 0.25
+"""Freeze, checkpoint of everything but memory, restore, two durable records: measured with one process, own network."""
+PAYS_FROM = 0.10
+"""A round pays if it takes at least this share off the prediction."""
+MEASURABLE_BYTES = 1 << 20
+"""A round that moved less than this says nothing about the line."""
+
+
+class Verdict(StrEnum):
+    """What comes after a round."""
+
+    AGAIN = "again"
+    READY = "ready"
+    """The predicted blackout is inside the budget."""
+    OVER_BUDGET = "over-budget"
+    """It is not, and more rounds will not help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the blackout would take if it began now."""
+
+    blackout_s: float
+    rest_bytes: int
+    bandwidth_bytes_per_s: float
+    parts_s: dict[str, float]
+
+
+def bandwidth(rounds: Sequence[Copied], assumed_bytes_per_s: float) -> float:
+    """The best rate seen so far; what was assumed as long as nothing of size has moved."""
+    rates = [
+        moved / took
+        for each in rounds
+        for moved, took in ((each.file_bytes, each.file_s), (each.memory_bytes, each.memory_s))
+        if moved > MEASURABLE_BYTES and took > 0
+    ]
+    return max(rates, default=assumed_bytes_per_s)
+
+
+def predict(rounds: Sequence[Copied], memory_bytes: int, assumed_bytes_per_s: float) -> Prediction:
+    """The blackout as it looks after these rounds, for a VE with this much memory."""
+    rate = bandwidth(rounds, assumed_bytes_per_s)
+    last = rounds[-1] if rounds else None
+    if last is None or not last.memory_method:
+        rest = memory_bytes
+    elif last.dirty_bytes_per_s < 0:
+        rest = min(memory_bytes, last.memory_bytes)
+    else:
+        rest = min(memory_bytes, int(last.dirty_bytes_per_s * max(last.duration_s, FIXED_S)))
+    memory_s = rest / rate
+    # Files are copied beside the checkpoint; a pass that finds little takes about as long as the last one did.
+    files_s = last.file_s if last is not None and last.file_bytes < MEASURABLE_BYTES else FIXED_S
+    parts = {"fixed": FIXED_S, "memory": memory_s, "files": files_s}
+    return Prediction(FIXED_S + max(memory_s, files_s - FIXED_S), rest, rate, parts)
+
+
+def decide(
+    rounds: Sequence[Copied], memory_bytes: int, budget_s: float, rounds_max: int, assumed_bytes_per_s: float
+) -> tuple[Verdict, Prediction]:
+    """What comes after these rounds."""
+    now = predict(rounds, memory_bytes, assumed_bytes_per_s)
+    if len(rounds) >= 2 and now.blackout_s <= budget_s:
+        return Verdict.READY, now
+    if len(rounds) < 2:
+        return Verdict.AGAIN, now  # the first brought everything; what the VE changes meanwhile is known after a second
+    before = predict(rounds[:-1], memory_bytes, assumed_bytes_per_s)
+    gain = before.blackout_s - now.blackout_s
+    if len(rounds) >= rounds_max or gain < PAYS_FROM * before.blackout_s:
+        return Verdict.OVER_BUDGET, now
+    return Verdict.AGAIN, now

@@ -1,0 +1,73 @@
+"""PURE. From the request and what both hosts say: how the VE will move, what that will cost, or why it cannot."""
+
+from dataclasses import dataclass
+
+from migrator.core.convergence import FIXED_S
+from migrator.core.refusals import refusals
+from migrator.core.vocabulary import MigrationRequest, Started
+from migrator.wire.facts import Mode, Objection, VeFacts, VeState
+
+STOP_S, START_S = 2.0, 2.0
+"""What stopping and starting a VE is assumed to take before anything was measured."""
+ROUND_OVERHEAD_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the migration is expected to take; before the first byte has moved it is an estimate of sizes and the line."""
+
+    blackout_s: float
+    total_s: float
+    file_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a VE will move. With refusals it will not."""
+
+    mode: Mode
+    reason: str
+    """Why this mode."""
+    forecast: Forecast
+    refusals: tuple[Objection, ...]
+    waived: tuple[Objection, ...]
+    notes: tuple[str, ...]
+
+
+def make(request: MigrationRequest, facts: Started) -> Plan:
+    """The plan; every refusal at once."""
+    ve = next((each for each in facts.source_ves if each.ve == request.ve), None)
+    mode, reason = choose_mode(request, ve)
+    found = refusals(request, facts, mode)
+    waived = tuple(each for each in found if each.waivable and each.name in request.policy.waived)
+    standing = tuple(each for each in found if each not in waived)
+    notes = ve.notes if ve is not None else ()
+    return Plan(mode, reason, _forecast(request, ve, mode), standing, waived, notes)
+
+
+def choose_mode(request: MigrationRequest, ve: VeFacts | None) -> tuple[Mode, str]:
+    """The mode and why."""
+    wanted = request.policy.mode
+    if ve is None or wanted is not None:
+        return wanted or Mode.LIVE, "as asked"
+    if ve.state is VeState.STOPPED or ve.state is VeState.SUSPENDED:
+        return Mode.STOP_COPY, f"{ve.ve} is {ve.state}: its files move, and it stays {ve.state}"
+    if not ve.live:
+        return Mode.STOP_COPY, f"the {ve.engine} engine cannot checkpoint {ve.ve} on this host"
+    if ve.blockers and request.policy.fallback:
+        return Mode.STOP_COPY, f"a checkpoint of {ve.ve} would be refused: {'; '.join(ve.blockers)}"
+    return Mode.LIVE, f"{ve.ve} runs and can be checkpointed"
+
+
+def _forecast(request: MigrationRequest, ve: VeFacts | None, mode: Mode) -> Forecast:
+    if ve is None:
+        return Forecast(0.0, 0.0, 0, 0)
+    policy = request.policy
+    line = min(request.link_bytes_per_s, policy.bandwidth_bytes_per_s or request.link_bytes_per_s)
+    memory = ve.memory_bytes if mode is Mode.LIVE else 0
+    rounds_s = (ve.disk_bytes + memory) / line + ROUND_OVERHEAD_S
+    if ve.state is not VeState.RUNNING:
+        return Forecast(0.0, rounds_s, ve.disk_bytes, 0)
+    blackout_s = FIXED_S + 0.05 * memory / line if mode is Mode.LIVE else STOP_S + ROUND_OVERHEAD_S + START_S
+    return Forecast(blackout_s, rounds_s + blackout_s, ve.disk_bytes, memory)
