@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from agents.transfer.memory import kernel
@@ -78,7 +79,7 @@ def open_userfaultfd(pid: int, *, patience_s: float = 0.1) -> int:
     reasons: list[str] = []
     for tid in _threads(pid)[:_THREADS_TRIED]:
         try:
-            return _in_own_thread(lambda tid=tid: _borrow(pid, tid, instruction, patience_s))
+            return _in_own_thread(partial(_borrow, pid, tid, instruction, patience_s))
         except ProcessGone:
             raise
         except NotInjectable as reason:
