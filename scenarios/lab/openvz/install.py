@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from scenarios.lab.fleet import Host
+from scenarios.lab.hosts import Host
 
 TOOLS = Path(__file__).parent / "tools"
 HOME = "/usr/local/lib/vzemu"

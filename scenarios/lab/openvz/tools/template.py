@@ -12,7 +12,15 @@ import tempfile
 from pathlib import Path
 
 CACHE = Path("/vz/template/cache")
-PROGRAMS = ["bash", "cat", "chmod", "cp", "date", "dd", "echo", "env", "grep", "head", "ip", "kill", "ls", "mkdir", "mount", "mv", "nohup", "ps", "python3", "redis-cli", "redis-server", "rm", "sed", "setsid", "sleep", "sort", "sync", "tail", "tar", "touch", "tr", "true", "umount", "uname", "wc"]
+PROGRAMS = [
+    "bash", "cat", "chmod", "cp", "date", "dd", "echo", "env", "grep", "head", "ip", "kill", "ls", "mkdir",
+    "mount", "mv", "nohup", "ps", "python3", "redis-cli", "redis-server", "rm", "sed", "setsid", "sleep",
+    "sort", "sync", "tail", "tar", "touch", "tr", "true", "umount", "uname", "wc",
+]  # fmt: skip
+DIRECTORIES = [
+    "dev/pts", "dev/shm", "etc/rc.d", "home", "proc", "root", "run", "sys", "tmp", "var/lib", "var/log",
+    "var/run",
+]  # fmt: skip
 NODES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 STDLIB_LEAVES_OUT = {"test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "__pycache__", "pydoc_data"}
 INIT = """#!/bin/bash
@@ -46,7 +54,7 @@ def _fill(root: Path) -> None:
     for name in ["bin", "sbin", "lib", "lib64"]:
         (root / "usr" / name).mkdir(parents=True)
         os.symlink(f"usr/{name}", root / name)
-    for name in ["dev/pts", "dev/shm", "etc/rc.d", "home", "proc", "root", "run", "sys", "tmp", "var/lib", "var/log", "var/run"]:
+    for name in DIRECTORIES:
         (root / name).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
     for program in PROGRAMS:
@@ -60,9 +68,9 @@ def _fill(root: Path) -> None:
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n")
     (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
     os.symlink("bash", root / "usr/bin/sh")
-    for path, text in ((root / "usr/sbin/init", INIT), (root / "etc/rc.d/50redis", REDIS)):
-        path.write_text(text)
-        path.chmod(0o755)
+    for name, text in (("usr/sbin/init", INIT), ("etc/rc.d/50redis", REDIS)):
+        (root / name).write_text(text)
+        (root / name).chmod(0o755)
 
 
 def _copy_program(program: Path, root: Path) -> None:

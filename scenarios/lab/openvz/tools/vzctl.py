@@ -26,7 +26,10 @@ TAKES = {
     "chkpnt": {"--dumpfile", "--flags", "--context"},
     "restore": {"--dumpfile", "--flags", "--context"},
 }
-COMMANDS = ["create", "start", "stop", "restart", "destroy", "mount", "umount", "set", "status", "exec", "exec2", "exec3", "chkpnt", "restore", "quotainit", "quotaon", "quotaoff"]
+COMMANDS = [
+    "create", "start", "stop", "restart", "destroy", "mount", "umount", "set", "status", "exec", "exec2",
+    "exec3", "chkpnt", "restore", "quotainit", "quotaon", "quotaoff",
+]  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
