@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -47,7 +48,7 @@ async def run(
     `capture=False` gives it /dev/null for output: for programs whose children live on and would keep a pipe open.
     """
     words = tuple(os.fspath(word) for word in argv)
-    output = {"capture_stdout": True, "capture_stderr": True} if capture else _DISCARD
+    output: dict[str, Any] = {"capture_stdout": True, "capture_stderr": True} if capture else _DISCARD
     with trio.move_on_after(limit_s):
         try:
             done = await trio.run_process(

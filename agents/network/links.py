@@ -19,11 +19,16 @@ PERMANENT = 0x80
 NODAD = 0x02
 
 
+def _host() -> Any:
+    """A conversation with this host's kernel; pyroute2 ships no types a checker could follow."""
+    return IPRoute()
+
+
 def make(name: str, interfaces: tuple[Interface, ...]) -> None:
     """The namespace with all its interfaces as they have to be; on no bridge yet. Exists already: completed."""
     if not (NAMESPACES / name).exists():
         netns.create(name)
-    with NetNS(name) as inside, IPRoute() as host:
+    with NetNS(name) as inside, _host() as host:
         inside.link("set", index=1, state="up")
         for interface in interfaces:
             if not host.link_lookup(ifname=interface.host_name):
@@ -59,7 +64,7 @@ def _present() -> Any:
 
 def join(interfaces: tuple[Interface, ...]) -> None:
     """Put the VE on the network."""
-    with IPRoute() as host:
+    with _host() as host:
         for interface in interfaces:
             bridge = host.link_lookup(ifname=interface.bridge)
             outer = host.link_lookup(ifname=interface.host_name)
@@ -69,7 +74,7 @@ def join(interfaces: tuple[Interface, ...]) -> None:
 
 def leave(interfaces: tuple[Interface, ...]) -> None:
     """Take the VE off the network; its side notices nothing."""
-    with IPRoute() as host:
+    with _host() as host:
         for interface in interfaces:
             if outer := host.link_lookup(ifname=interface.host_name):
                 host.link("set", index=outer[0], master=0)
@@ -77,7 +82,7 @@ def leave(interfaces: tuple[Interface, ...]) -> None:
 
 def remove(name: str, interfaces: tuple[Interface, ...]) -> None:
     """Take links and namespace away."""
-    with IPRoute() as host:
+    with _host() as host:
         for interface in interfaces:
             if outer := host.link_lookup(ifname=interface.host_name):
                 host.link("del", index=outer[0])
@@ -87,6 +92,6 @@ def remove(name: str, interfaces: tuple[Interface, ...]) -> None:
 
 def addresses() -> tuple[str, ...]:
     """The host's own addresses, without prefix length."""
-    with IPRoute() as host:
+    with _host() as host:
         found = {str(each.get_attr("IFA_ADDRESS")) for each in host.get_addr()}
     return tuple(sorted(found))

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,13 +113,12 @@ def _mark(migration: str) -> str:
     return f"migrator:{migration}"
 
 
-def _rewrite(change: object) -> None:
+def _rewrite(change: Callable[[list[str]], list[str]]) -> None:
     path = places.AUTHORIZED_KEYS
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with (path.parent / ".migrator.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lines = path.read_text().splitlines() if path.exists() else []
-        assert callable(change)
         fresh = path.with_name(".authorized_keys.migrator")
         fresh.write_text("".join(f"{line}\n" for line in change(lines)))
         os.chmod(fresh, 0o600)

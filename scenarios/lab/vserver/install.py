@@ -9,14 +9,25 @@ import sys
 import tarfile
 from pathlib import Path
 
-from scenarios.lab.fleet import Host, Lab
+from scenarios.lab.fleet import Lab
+from scenarios.lab.hosts import Host
 from scenarios.lab.vserver.tools.main import PROGRAMS
 
 HERE = Path(__file__).parent / "tools"
 HOME = "/usr/lib/vserver-emulation"
 TEMPLATE = "/vservers/.templates/small.tar"
 STUB = f"#!/usr/bin/python3 -I\nimport sys\nsys.path.insert(0, '{HOME}')\nfrom vemu.main import main\nmain()\n"
-DIRECTORIES = ["/etc/vservers/.defaults/apps/vunify/hash", "/etc/vserver-emulation", "/vservers/.pkg", "/vservers/.hash", "/vservers/.templates", "/var/cache/vservers", "/usr/lib/util-vserver", "/etc/rc2.d", "/etc/rc0.d"]
+DIRECTORIES = [
+    "/etc/vservers/.defaults/apps/vunify/hash",
+    "/etc/vserver-emulation",
+    "/vservers/.pkg",
+    "/vservers/.hash",
+    "/vservers/.templates",
+    "/var/cache/vservers",
+    "/usr/lib/util-vserver",
+    "/etc/rc2.d",
+    "/etc/rc0.d",
+]
 BOOT = """#!/bin/sh
 # What the init scripts of util-vserver do at boot: runtime directories, vshelper, /proc, guests marked `default`.
 case $1 in

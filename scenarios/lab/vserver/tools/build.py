@@ -21,7 +21,11 @@ DEVICES = {
     "tty": (5, 0),
     "ptmx": (5, 2),
 }
-FSTAB = "none\t/proc\t\tproc\tdefaults\t\t0 0\nnone\t/tmp\t\ttmpfs\tsize=16m,mode=1777\t0 0\nnone\t/dev/pts\tdevpts\tgid=5,mode=620\t0 0\n"
+FSTAB = (
+    "none\t/proc\t\tproc\tdefaults\t\t0 0\n"
+    "none\t/tmp\t\ttmpfs\tsize=16m,mode=1777\t0 0\n"
+    "none\t/dev/pts\tdevpts\tgid=5,mode=620\t0 0\n"
+)
 
 
 def enumerate_guests() -> list[Config]:
@@ -60,7 +64,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-m", dest="method", required=True)
     for flag in ("force", "keep", "i-know-its-there"):
         parser.add_argument(f"--{flag}", action="store_true")
-    for word in ["rootdir", "pkgbase", "context", "confdir", "lockfile", "hostname", "netdev", "netbcast", "netmask", "netprefix", "flags", "cpuset", "cpusetcpus", "cpusetmems", "initstyle"]:
+    for word in [
+        "rootdir",
+        "pkgbase",
+        "context",
+        "confdir",
+        "lockfile",
+        "hostname",
+        "netdev",
+        "netbcast",
+        "netmask",
+        "netprefix",
+        "flags",
+        "cpuset",
+        "cpusetcpus",
+        "cpusetmems",
+        "initstyle",
+    ]:
         parser.add_argument(f"--{word}")
     parser.add_argument("--interface", action="append", default=[])
     return parser

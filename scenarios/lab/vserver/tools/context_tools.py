@@ -85,13 +85,15 @@ def vcontext(words: list[str]) -> int:
     if given.has("--create"):
         with kernel.state() as known:
             if str(xid) in known["contexts"]:
-                given.has("--silentexist") or say("vcontext: vc_ctx_create(): File exists")
+                if not given.has("--silentexist"):
+                    say("vcontext: vc_ctx_create(): File exists")
                 return 254
             known["contexts"][str(xid)] = {
                 "name": "", "nid": xid, "setup": os.getpid(), "init": 0, "began": time.time(), "bcaps": [*kernel.SECURE],
                 "ccaps": [], "flags": [], "umask": [], "tag": xid, "uts": {},
             }  # fmt: skip
-        given.has("--silent") or print(f"New security context is {xid}")
+        if not given.has("--silent"):
+            print(f"New security context is {xid}")
     elif kernel.context(xid) is None and xid not in (0, 1):
         say("vcontext: vc_ctx_migrate(): No such process")
         return 255
@@ -167,7 +169,8 @@ def naddress(words: list[str]) -> int:
             return 255
         word = "Removing" if given.has("--remove") else "Adding"
         for address in addresses:
-            given.has("--silent") or print(f"{word} {address}")
+            if not given.has("--silent"):
+                print(f"{word} {address}")
         bare = {address.partition("/")[0] for address in addresses}
         kept = [] if given.has("--set") else [a for a in found["addresses"] if a.partition("/")[0] not in bare]
         found["addresses"] = kept if given.has("--remove") else [*kept, *addresses]
@@ -181,10 +184,12 @@ def ncontext(words: list[str]) -> int:
     with kernel.state() as known:
         if given.has("--create"):
             if nid in known["networks"]:
-                given.has("--silentexist") or say("ncontext: vc_net_create(): File exists")
+                if not given.has("--silentexist"):
+                    say("ncontext: vc_net_create(): File exists")
                 return 254
             known["networks"][nid] = {"addresses": [], "nflags": [], "ncaps": [], "setup": os.getpid()}
-            given.has("--silent") or print(f"New network context is {nid}")
+            if not given.has("--silent"):
+                print(f"New network context is {nid}")
         elif nid not in known["networks"]:
             say("ncontext: vc_net_migrate(): No such process")
             return 255

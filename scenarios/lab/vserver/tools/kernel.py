@@ -25,17 +25,116 @@ PR_CAPBSET_DROP = 24
 CAPABILITY_NUMBERS = {
     name: number
     for number, name in enumerate(
-        ["chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap", "linux_immutable", "net_bind_service", "net_broadcast", "net_admin", "net_raw", "ipc_lock", "ipc_owner", "sys_module", "sys_rawio", "sys_chroot", "sys_ptrace", "sys_pacct", "sys_admin", "sys_boot", "sys_nice", "sys_resource", "sys_time", "sys_tty_config", "mknod", "lease", "audit_write", "audit_control", "setfcap"]
+        [
+            "chown",
+            "dac_override",
+            "dac_read_search",
+            "fowner",
+            "fsetid",
+            "kill",
+            "setgid",
+            "setuid",
+            "setpcap",
+            "linux_immutable",
+            "net_bind_service",
+            "net_broadcast",
+            "net_admin",
+            "net_raw",
+            "ipc_lock",
+            "ipc_owner",
+            "sys_module",
+            "sys_rawio",
+            "sys_chroot",
+            "sys_ptrace",
+            "sys_pacct",
+            "sys_admin",
+            "sys_boot",
+            "sys_nice",
+            "sys_resource",
+            "sys_time",
+            "sys_tty_config",
+            "mknod",
+            "lease",
+            "audit_write",
+            "audit_control",
+            "setfcap",
+        ]
     )
 }
-SECURE = ["chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "net_bind_service", "sys_chroot", "sys_ptrace", "sys_tty_config", "lease", "setfcap", "sys_boot", "audit_write"]
-CCAPS = ["set_utsname", "set_rlimit", "fs_security", "fs_trusted", "tiocsti", "raw_icmp", "syslog", "oom_adjust", "audit_control", "secure_mount", "secure_remount", "binary_mount", "dev_mount", "quota_ctl", "admin_mapper", "admin_cloop", "kthread", "namespace"]
-FLAGS = ["lock", "nproc", "private", "fakeinit", "hideinfo", "ulimit", "namespace", "sched_hard", "sched_prio", "sched_pause", "virt_mem", "virt_uptime", "virt_cpu", "virt_load", "virt_time", "hide_mount", "hide_netif", "hide_vinfo", "state_setup", "state_init", "state_admin", "sc_helper", "persistent", "reboot_kill", "fork_rss", "prolific", "igneg_nice", "igneg_ionice"]
+SECURE = [
+    "chown",
+    "dac_override",
+    "dac_read_search",
+    "fowner",
+    "fsetid",
+    "kill",
+    "setgid",
+    "setuid",
+    "net_bind_service",
+    "sys_chroot",
+    "sys_ptrace",
+    "sys_tty_config",
+    "lease",
+    "setfcap",
+    "sys_boot",
+    "audit_write",
+]
+CCAPS = [
+    "set_utsname",
+    "set_rlimit",
+    "fs_security",
+    "fs_trusted",
+    "tiocsti",
+    "raw_icmp",
+    "syslog",
+    "oom_adjust",
+    "audit_control",
+    "secure_mount",
+    "secure_remount",
+    "binary_mount",
+    "dev_mount",
+    "quota_ctl",
+    "admin_mapper",
+    "admin_cloop",
+    "kthread",
+    "namespace",
+]
+FLAGS = [
+    "lock",
+    "nproc",
+    "private",
+    "fakeinit",
+    "hideinfo",
+    "ulimit",
+    "namespace",
+    "sched_hard",
+    "sched_prio",
+    "sched_pause",
+    "virt_mem",
+    "virt_uptime",
+    "virt_cpu",
+    "virt_load",
+    "virt_time",
+    "hide_mount",
+    "hide_netif",
+    "hide_vinfo",
+    "state_setup",
+    "state_init",
+    "state_admin",
+    "sc_helper",
+    "persistent",
+    "reboot_kill",
+    "fork_rss",
+    "prolific",
+    "igneg_nice",
+    "igneg_ionice",
+]
 NFLAGS = ["lock", "private", "single_ip", "lback_remap", "lback_allow", "hide_netif", "hide_lback", "persistent"]
 NCAPS = ["tun_create", "raw_icmp"]
 UMASK = ["fs", "newns", "newuts", "newipc", "newuser", "newpid", "newnet"]
 EMPTY: dict[str, Any] = {"contexts": {}, "networks": {}, "dlimits": {}, "vshelper": "", "unhidden": False}
 State = dict[str, Any]
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
@@ -183,12 +282,28 @@ def spawn(prepare: Callable[[], None], argv: Sequence[str], env: dict[str, str] 
         os._exit(status)
 
 
+def unshare(kinds: int) -> None:
+    """Namespaces of one's own, unshare(2); Python has it from 3.12 on. Raises OSError."""
+    _called(_LIBC.unshare(kinds))
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """Join a namespace, setns(2). Raises OSError."""
+    _called(_LIBC.setns(descriptor, kind))
+
+
+def _called(result: int) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def enter_mounts(xid: int) -> None:
     """Join the mount namespace of a context, with the host's root, as `vspace --enter` does."""
     for pid in pids(xid):
         try:
             with open(f"/proc/{pid}/ns/mnt") as namespace:
-                os.setns(namespace.fileno(), CLONE_NEWNS)
+                setns(namespace.fileno(), CLONE_NEWNS)
                 return
         except OSError:
             continue
@@ -201,7 +316,7 @@ def enter_names(xid: int) -> None:
         try:
             for kind, flag in (("uts", CLONE_NEWUTS), ("ipc", CLONE_NEWIPC)):
                 with open(f"/proc/{pid}/ns/{kind}") as namespace:
-                    os.setns(namespace.fileno(), flag)
+                    setns(namespace.fileno(), flag)
             return
         except OSError:
             continue
@@ -209,7 +324,6 @@ def enter_names(xid: int) -> None:
 
 def drop_capabilities(kept: Sequence[str]) -> None:
     """Take all others from what this process and its children can ever have."""
-    libc = ctypes.CDLL(None, use_errno=True)
     for name, number in CAPABILITY_NUMBERS.items():
         if name not in kept:
-            libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+            _LIBC.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)

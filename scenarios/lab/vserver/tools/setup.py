@@ -98,7 +98,7 @@ def mount(config: Config) -> bool:
     root = os.path.realpath(config.root)
     for path, number, words in fstab(config):
         source, target, kind = words[:3]
-        options = [word for word in (words[3] if len(words) > 3 else "defaults").split(",")]
+        options = (words[3] if len(words) > 3 else "defaults").split(",")
         binding = "bind" in options or "rbind" in options
         if binding and not os.path.exists(source):
             say(f"secure-mount: failed to stat {source}: No such file or directory")

@@ -64,7 +64,7 @@ def _start(config: Config) -> int:
         if not scripts(config, "initialize"):
             raise Failed(1)
         if config.own_namespace:
-            os.unshare(kernel.CLONE_NEWNS)
+            kernel.unshare(kernel.CLONE_NEWNS)
             subprocess.run(["mount", "--make-rprivate", "/"], check=True)
         if not scripts(config, "prepre-start"):
             raise Failed(1)
@@ -204,7 +204,7 @@ def _boot(config: Config, xid: int) -> None:
 
     def prepare() -> None:
         kernel.join(xid)
-        os.unshare(kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC)
+        kernel.unshare(kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC)
         if found["uts"]["nodename"]:
             subprocess.run(["hostname", found["uts"]["nodename"]], check=False)
         os.chroot(root)

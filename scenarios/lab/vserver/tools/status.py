@@ -13,7 +13,29 @@ from .config import CONFIGS, ROOTS, Config, guests
 
 CLOCK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-TAGS = ["CONTEXT", "ID", "RUNNING", "VDIR", "NAME", "CFGDIR", "APPDIR", "INITPID", "INITPID_PID", "XID", "NID", "TAG", "APIVER", "UTS", "SYSINFO", "FEATURE", "PXID", "CANONIFY", "VERIFYCAP", "VERIFYPROC", "XIDTYPE"]
+TAGS = [
+    "CONTEXT",
+    "ID",
+    "RUNNING",
+    "VDIR",
+    "NAME",
+    "CFGDIR",
+    "APPDIR",
+    "INITPID",
+    "INITPID_PID",
+    "XID",
+    "NID",
+    "TAG",
+    "APIVER",
+    "UTS",
+    "SYSINFO",
+    "FEATURE",
+    "PXID",
+    "CANONIFY",
+    "VERIFYCAP",
+    "VERIFYPROC",
+    "XIDTYPE",
+]
 
 
 def running_xid(config: Config) -> int | None:
@@ -41,7 +63,8 @@ def print_status(config: Config, *, silent: bool) -> int:
         age = 0.0
     xid = running_xid(config)
     if xid is None:
-        silent or print(f"Vserver '{config.name}' is stopped")
+        if not silent:
+            print(f"Vserver '{config.name}' is stopped")
         return 3
     if not silent:
         days, minutes = divmod(int(age) // 60, 1440)

@@ -79,10 +79,13 @@ def main() -> None:
     status = dump.wait()
     mark("dumped")
     pages = sum(path.stat().st_size for path in IMAGES.glob("pages-*.img"))
-    with socket.create_connection((address, port)) as files, files.makefile("wb") as stream:
-        with tarfile.open(fileobj=stream, mode="w|") as archive:
-            archive.add(IMAGES, "images")
-            archive.add(f"/var/lib/migrator/ve/{ve}/rootfs/data", "data")
+    with (
+        socket.create_connection((address, port)) as files,
+        files.makefile("wb") as stream,
+        tarfile.open(fileobj=stream, mode="w|") as archive,
+    ):
+        archive.add(IMAGES, "images")
+        archive.add(f"/var/lib/migrator/ve/{ve}/rootfs/data", "data")
     mark("images copied")
     control.sendall(b"restore\n")
     with control.makefile("rb") as said:
