@@ -1,4 +1,4 @@
-"""The agent's program: `serve` is the daemon, `bridge` and `gate` are what SSH sessions run.
+"""The agent's program: `serve` is the daemon, `bridge` and `gate` are what SSH sessions run, the others install it.
 
 Rule: `bridge` and `gate` import nothing heavy; they start in milliseconds.
 """
@@ -23,8 +23,17 @@ def main() -> None:
             from agents import gate
 
             gate.main(migration)
+        case ["supervise" | "stop" as verb]:
+            from agents import supervise
+
+            supervise.supervise() if verb == "supervise" else supervise.stop()
+        case ["install" | "remove" as verb]:
+            from agents import boot
+
+            boot.install() if verb == "install" else boot.remove()
         case _:
-            print("usage: migrator-agent serve | bridge | gate MIGRATION", file=sys.stderr)
+            usage = "usage: migrator-agent serve | bridge | gate MIGRATION | supervise | stop | install | remove"
+            print(usage, file=sys.stderr)
             sys.exit(64)
 
 

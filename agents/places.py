@@ -15,6 +15,8 @@ KEYS = STATE / "keys"
 PERMITTED = STATE / "permitted"
 """Per migration that is coming here: the directories its key may write to."""
 PROGRAMS = STATE / "agent"
+PROGRAM = PROGRAMS / "current"
+"""A link to the program file in use."""
 AUTHORIZED_KEYS = Path("/root/.ssh/authorized_keys")
 
 

@@ -6,34 +6,24 @@ operator named, always; a channel that ends without an answer means unknown, nev
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import asyncssh
 import trio
 
+from migrator.core.inventory import Host
 from migrator.wire import framing
 from migrator.wire.codec import decode, encode
-from migrator.wire.faults import Fault, FaultCode
+from migrator.wire.faults import Fault, FaultCode, FaultError
 from migrator.wire.messages import PROTOCOL_VERSION, Envelope, Hello, Progress, Reply, Request
 
 T = TypeVar("T")
 AGENT = "/var/lib/migrator/agent/current"
 CONNECT_LIMIT_S = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """How a host is reached."""
-
-    name: str
-    address: str
-    port: int = 22
-    user: str = "root"
-    identity_file: str = ""
-    known_hosts: str = ""
 
 
 class Loop:
@@ -47,11 +37,14 @@ class Loop:
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of the loop from trio; cancelling the wait cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        done, token = trio.Event(), trio.lowlevel.current_trio_token()
+        future.add_done_callback(lambda _: _tell(token, done))
         try:
-            return await trio.to_thread.run_sync(future.result, abandon_on_cancel=True)
+            await done.wait()
         except trio.Cancelled:
             future.cancel()
             raise
+        return future.result()
 
     def stop(self) -> None:
         """End the loop and its thread."""
@@ -60,10 +53,15 @@ class Loop:
         self._loop.close()
 
 
+def _tell(token: trio.lowlevel.TrioToken, done: trio.Event) -> None:
+    with contextlib.suppress(trio.RunFinishedError):  # who waited was given up together with the whole run
+        token.run_sync_soon(done.set)
+
+
 class SshLink:
     """See `migrator.ports.agents.AgentLink`."""
 
-    def __init__(self, address: Address, loop: Loop) -> None:
+    def __init__(self, address: Host, loop: Loop) -> None:
         self._address, self._loop = address, loop
         self._connection: asyncssh.SSHClientConnection | None = None
         self._process: asyncssh.SSHClientProcess[bytes] | None = None
@@ -74,15 +72,34 @@ class SshLink:
 
     async def ask(self, request: Request, limit_s: float, progress: Callable[[Progress], None] | None = None) -> Reply:
         """The agent's answer, or Fault UNREACHABLE."""
+        token = trio.lowlevel.current_trio_token()
+        tell = None if progress is None else partial(token.run_sync_soon, progress)
         try:
-            return await self._loop.run(self._ask_aio(request, limit_s, progress))
+            return await self._loop.run(self._ask_aio(request, limit_s, tell))
         except (TimeoutError, OSError, asyncssh.Error, EOFError) as error:
-            reason = f"no answer within {limit_s:g} s" if isinstance(error, TimeoutError) else str(error)
-            return Fault(FaultCode.UNREACHABLE, reason or type(error).__name__, host=self._address.name, tool="ssh")
+            return self._fault(error, limit_s)
+
+    def _fault(self, error: Exception, limit_s: float) -> Fault:
+        where = self._address
+        name, at = where.name, f"{where.user}@{where.address}:{where.port}"
+        match error:
+            case asyncssh.HostKeyNotVerifiable():
+                file = where.known_hosts or "~/.ssh/known_hosts"
+                said = f"the SSH host key of {at} is not the one in {file}: {error}; nothing was sent"
+                return Fault(FaultCode.NOT_TRUSTED, said, name, "connect", "ssh")
+            case asyncssh.PermissionDenied():
+                return Fault(FaultCode.NOT_TRUSTED, f"{at} does not let us in: {error}", name, "connect", "ssh")
+            case TimeoutError():
+                return Fault(FaultCode.UNREACHABLE, f"no answer from {at} within {limit_s:g} s", name, tool="ssh")
+            case _:
+                return Fault(FaultCode.UNREACHABLE, f"{at}: {error or type(error).__name__}", name, tool="ssh")
 
     async def run(self, command: str, stdin: bytes = b"") -> tuple[int | None, str, str]:
-        """Run a plain command: (exit status, output, errors). Raises OSError or asyncssh.Error."""
-        return await self._loop.run(self._run_aio(command, stdin))
+        """Run a plain command: (exit status, output, errors). Raises FaultError."""
+        try:
+            return await self._loop.run(self._run_aio(command, stdin))
+        except (TimeoutError, OSError, asyncssh.Error, EOFError) as error:
+            raise FaultError(self._fault(error, CONNECT_LIMIT_S)) from error
 
     async def close(self) -> None:
         """Hang up."""
@@ -135,12 +152,13 @@ class SshLink:
             for frame in frames.feed(data):
                 self._hear(decode(frame))
         errors = (await process.stderr.read()).decode(errors="replace").strip()
-        self._lost(EOFError(errors or "the agent hung up"))
+        said = errors or "the agent hung up"
+        self._lost(Fault(FaultCode.UNREACHABLE, f"no agent on {self._address.name}: {said}", self._address.name))
 
     def _hear(self, envelope: Envelope) -> None:
         if envelope.number == 0:
             if isinstance(envelope.body, Fault):
-                self._lost(EOFError(envelope.body.message))
+                self._lost(envelope.body)
             return
         answer, progress = self._waiting.get(envelope.number, (None, None))
         if isinstance(envelope.body, Progress):
@@ -150,7 +168,7 @@ class SshLink:
             del self._waiting[envelope.number]
             answer.set_result(envelope.body)  # type: ignore[arg-type]  # an agent answers with replies
 
-    def _lost(self, error: Exception) -> None:
+    def _lost(self, fault: Fault) -> None:
         waiting, self._waiting = self._waiting, {}
         self._process = None
         connection, self._connection = self._connection, None
@@ -158,7 +176,7 @@ class SshLink:
             connection.abort()
         for answer, _ in waiting.values():
             if not answer.done():
-                answer.set_exception(error)
+                answer.set_result(fault)
 
     async def _run_aio(self, command: str, stdin: bytes) -> tuple[int | None, str, str]:
         connection = await self._connect_aio()

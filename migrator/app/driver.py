@@ -1,103 +1,210 @@
 """Runs one migration: gives its machine events, carries out the commands, and tells the story to whoever listens.
 
-Rule: it decides nothing. Every event is told (and so journalled) before the machine sees it.
+Rule: it decides nothing. Every event is in the journal before the machine sees it; a controller that has lost its lease
+stops at once and sends nothing more.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
-from migrator.core.machine import Migration
-from migrator.core.vocabulary import Command, Event, Finish, MigrationRequest, Replied, Resumed, Role, Send, Started
+from migrator.core.phases import ENDED, Phase
+from migrator.core.plan import choose_mode
+from migrator.core.story import Story
+from migrator.core.vocabulary import (
+    AbortRequested,
+    CutoverReached,
+    Event,
+    Finish,
+    MigrationRequest,
+    Replied,
+    Resumed,
+    Role,
+    Send,
+    Started,
+    WaitUntil,
+)
 from migrator.ports.agents import AgentLink
+from migrator.ports.journal import Journal
+from migrator.ports.observer import Observer
+from migrator.wire.facts import Objection
 from migrator.wire.faults import Fault, FaultError
-from migrator.wire.messages import HostInspected, InspectHost, ListVes, Progress, VesListed
+from migrator.wire.messages import HostInspected, InspectHost, ListVes, VesListed, Vet, Vetted
 
-Listener = Callable[[Event], None]
 INSPECT_LIMIT_S = 30.0
+RENEW_S = 5.0
+ASK_AGAIN_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every driver of one controller uses."""
+
+    journal: Journal
+    links: Mapping[str, AgentLink]
+    """By host name."""
+    now_unix_s: Callable[[], float]
+    holder: str
+    """Names this controller in leases."""
+    observers: Sequence[Observer] = field(default=())
+    patience_s: float = 30.0
+    """How long a host that does not answer is asked again before the migration is left blocked."""
+
+
+async def inspect(request: MigrationRequest, around: Surroundings) -> Started:
+    """What both hosts say, asked at once. Raises FaultError when one cannot be asked."""
+    said: dict[Role, tuple[HostInspected, VesListed]] = {}
+    hosts = {Role.SOURCE: request.source, Role.TARGET: request.target}
+
+    async def ask(role: Role) -> None:
+        link = around.links[hosts[role]]
+        host = _good(await link.ask(InspectHost(), INSPECT_LIMIT_S), hosts[role])
+        ves = _good(await link.ask(ListVes(), INSPECT_LIMIT_S), hosts[role])
+        assert isinstance(host, HostInspected)
+        assert isinstance(ves, VesListed)
+        said[role] = (host, ves)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for role in Role:
+                nursery.start_soon(ask, role)
+    except* FaultError as group:
+        raise _first(group) from None
+    (source, here), (target, there) = said[Role.SOURCE], said[Role.TARGET]
+    facts = next((each for each in here.ves if each.ve == request.ve), None)
+    objections: tuple[Objection, ...] = ()
+    if facts is not None:
+        mode, _ = choose_mode(request, facts)
+        vet = Vet(facts, request.target_ve, mode, request.names)
+        vetted = await around.links[request.target].ask(vet, INSPECT_LIMIT_S)
+        # An engine that the target does not know is a refusal like others, found from the facts.
+        objections = vetted.objections if isinstance(vetted, Vetted) else ()
+    records = [each for each in (*here.records, *there.records) if each.ve in (request.ve, request.target_ve)]
+    floor = max((record.order for record in records), default=0)
+    return Started(around.now_unix_s(), source.facts, target.facts, here.ves, there.ves, floor, objections)
 
 
 class Driver:
     """One migration under way."""
 
-    def __init__(
-        self,
-        request: MigrationRequest,
-        links: Mapping[Role, AgentLink],
-        now_unix_s: Callable[[], float],
-        tell: Listener,
-        progress: Callable[[Progress], None] = lambda _: None,
-    ) -> None:
-        self.migration = Migration(request)
-        self._links, self._now, self._tell, self._progress = links, now_unix_s, tell, progress
-        send, self._events = trio.open_memory_channel[Event](100)
-        self._send = send
+    def __init__(self, story: Story, epoch: int, around: Surroundings) -> None:
+        self.story, self._epoch, self._around = story, epoch, around
+        self._hosts = {Role.SOURCE: story.request.source, Role.TARGET: story.request.target}
+        self._send, self._events = trio.open_memory_channel[Event](100)
+        self._under_way = 0
 
-    async def run(self) -> Migration:
-        """To its end, or until it is blocked. Raises FaultError when a host cannot even be inspected."""
-        started = await self.inspect()
-        return await self._loop(started)
+    @classmethod
+    async def begin(cls, request: MigrationRequest, around: Surroundings) -> "Driver":
+        """Note a new migration in the journal."""
+        now_unix_s = around.now_unix_s()
+        epoch = await trio.to_thread.run_sync(around.journal.begin, request, now_unix_s, around.holder)
+        return cls(Story(request, now_unix_s), epoch, around)
 
-    async def resume(self) -> Migration:
-        """Go on with a migration whose machine was rebuilt from its journal."""
-        return await self._loop(Resumed(self._now()))
+    @classmethod
+    async def take_up(cls, migration: str, around: Surroundings) -> "Driver":
+        """Take an unfinished migration over from the journal. Raises LeaseLost, KeyError."""
+        epoch = await trio.to_thread.run_sync(around.journal.lease, migration, around.now_unix_s(), around.holder)
+        entry = await trio.to_thread.run_sync(around.journal.read, migration)
+        if entry is None:
+            raise KeyError(migration)
+        return cls(Story.replay(entry.request, entry.began_unix_s, entry.events), epoch, around)
 
-    async def inspect(self) -> Started:
-        """What both hosts say, asked at once."""
-        hosts: dict[Role, HostInspected] = {}
-        lists: dict[Role, VesListed] = {}
+    async def run(self) -> Story:
+        """A new one, to its end, or until it is blocked. Raises FaultError when a host cannot even be inspected."""
+        try:
+            started = await inspect(self.story.request, self._around)
+        except FaultError:
+            await self._in_journal(self._around.journal.end, str(Phase.REFUSED))
+            raise
+        return await self._drive([started])
 
-        async def ask(role: Role) -> None:
-            host = await self._links[role].ask(InspectHost(), INSPECT_LIMIT_S)
-            ves = host if isinstance(host, Fault) else await self._links[role].ask(ListVes(), INSPECT_LIMIT_S)
-            if isinstance(ves, Fault):
-                raise FaultError(ves)
-            assert isinstance(host, HostInspected)
-            assert isinstance(ves, VesListed)
-            hosts[role], lists[role] = host, ves
+    async def resume(self, *first: Event) -> Story:
+        """One that was taken up: what was under way is unknown, so both hosts are asked."""
+        return await self._drive([*first, Resumed(self._around.now_unix_s())])
 
+    def abort(self, who: str) -> None:
+        """An operator wants it undone."""
+        self._send.send_nowait(AbortRequested(self._around.now_unix_s(), who))
+
+    async def _drive(self, first: Sequence[Event]) -> Story:
         try:
             async with trio.open_nursery() as nursery:
-                for role in Role:
-                    nursery.start_soon(ask, role)
-        except* FaultError as group:
-            raise _first(group) from None
-        ve = self.migration.request.ve
-        records = [record for listed in lists.values() for record in listed.records if record.ve == ve]
-        return Started(
-            self._now(),
-            hosts[Role.SOURCE].facts,
-            hosts[Role.TARGET].facts,
-            lists[Role.SOURCE].ves,
-            lists[Role.TARGET].ves,
-            max((record.order for record in records), default=0),
-        )
+                nursery.start_soon(self._keep_lease)
+                await self._loop(nursery, first)
+                nursery.cancel_scope.cancel()
+        finally:
+            if not self.story.ended:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+                    await self._in_journal(self._around.journal.give_up)
+        return self.story
 
-    async def feed(self, event: Event) -> None:
-        """Something from outside: an operator's abort."""
-        await self._send.send(event)
-
-    async def _loop(self, event: Event) -> Migration:
-        async with trio.open_nursery() as nursery:
-            under_way = 0
-            while True:
-                self._tell(event)
-                commands: list[Command] = self.migration.handle(event)
-                if any(isinstance(command, Finish) for command in commands):
-                    nursery.cancel_scope.cancel()
-                    return self.migration
-                for command in commands:
-                    if isinstance(command, Send):
-                        under_way += 1
-                        nursery.start_soon(self._ask, command)
-                if not under_way:
-                    return self.migration  # blocked: nothing is under way and nothing is left to ask
+    async def _loop(self, nursery: trio.Nursery, first: Sequence[Event]) -> None:
+        for event in first:
+            await self._happened(nursery, event)
+        waiting_since_s = trio.current_time()
+        while not self.story.ended:
+            if self._under_way or self.story.machine.phase is Phase.WAITING:
                 event = await self._events.receive()
-                under_way -= isinstance(event, Replied)
+                waiting_since_s = trio.current_time()
+            elif trio.current_time() - waiting_since_s > self._around.patience_s:
+                return  # blocked, and the operator has to know
+            else:
+                event = await self._again()
+            self._under_way -= isinstance(event, Replied)
+            await self._happened(nursery, event)
+
+    async def _again(self) -> Event:
+        """Blocked: ask once more in a moment, unless the operator says something first."""
+        with trio.move_on_after(ASK_AGAIN_S):
+            return await self._events.receive()
+        return Resumed(self._around.now_unix_s())
+
+    async def _happened(self, nursery: trio.Nursery, event: Event) -> None:
+        await self._in_journal(self._around.journal.append, event, self._around.now_unix_s())
+        commands = self.story.tell(event)
+        for observer in self._around.observers:
+            observer.told(self.story, event, commands)
+        for command in commands:
+            match command:
+                case Send():
+                    self._under_way += 1
+                    nursery.start_soon(self._ask, command)
+                case WaitUntil(unix_s=unix_s):
+                    nursery.start_soon(self._wait, unix_s)
+                case Finish(phase=phase):
+                    await self._in_journal(self._around.journal.end, str(phase))
 
     async def _ask(self, command: Send) -> None:
-        reply = await self._links[command.role].ask(command.request, command.limit_s, self._progress)
-        await self._send.send(Replied(self._now(), command.role, reply))
+        link = self._around.links[self._hosts[command.role]]
+        reply = await link.ask(command.request, command.limit_s, self._progressed)
+        if isinstance(reply, Fault) and not reply.host:
+            reply = Fault(reply.code, reply.message, self._hosts[command.role], reply.step, reply.tool, reply.log_tail)
+        await self._send.send(Replied(self._around.now_unix_s(), command.role, reply))
+
+    async def _wait(self, unix_s: float) -> None:
+        await trio.sleep(max(0.0, unix_s - self._around.now_unix_s()))
+        await self._send.send(CutoverReached(self._around.now_unix_s()))
+
+    def _progressed(self, progress: object) -> None:
+        for observer in self._around.observers:
+            observer.progressed(self.story, progress)  # type: ignore[arg-type]  # a link passes Progress on
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await trio.sleep(RENEW_S)
+            if self.story.machine.phase not in ENDED:
+                await self._in_journal(self._around.journal.renew, self._around.now_unix_s())
+
+    async def _in_journal(self, write: Callable[..., None], *what: object) -> None:
+        await trio.to_thread.run_sync(partial(write, self.story.request.migration, self._epoch, *what))
+
+
+def _good(reply: object, host: str) -> object:
+    if isinstance(reply, Fault):
+        raise FaultError(Fault(reply.code, reply.message, reply.host or host, "inspect", reply.tool, reply.log_tail))
+    return reply
 
 
 def _first(group: BaseExceptionGroup[FaultError]) -> FaultError:

@@ -21,3 +21,14 @@ class AgentLink(Protocol):
     async def close(self) -> None:
         """Hang up. The agent goes on with what it was told."""
         ...
+
+
+class HostShell(Protocol):
+    """Plain commands on a host, for the little that is done before there is an agent."""
+
+    async def run(self, command: str, stdin: bytes = b"") -> tuple[int | None, str, str]:
+        """(exit status, output, errors) of a shell command; status None means unknown.
+
+        Raises FaultError: UNREACHABLE, or NOT_TRUSTED for another host key or a login that is refused.
+        """
+        ...

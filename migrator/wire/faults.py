@@ -34,6 +34,8 @@ class FaultCode(StrEnum):
     """A checksum does not match what arrived."""
     UNREACHABLE = "unreachable"
     """The host did not answer; what happened there is unknown."""
+    NOT_TRUSTED = "not-trusted"
+    """The host's SSH key is not the one that is known, or the host does not let us in; nothing was sent."""
     ABORTED = "aborted"
     """The operator wanted it undone."""
     OVER_BUDGET = "over-budget"

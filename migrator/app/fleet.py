@@ -1,0 +1,53 @@
+"""Many migrations at once: at most so many from or to a host, and so many altogether.
+
+Rule: who waits for a place waits for both of its hosts in the order of their names, so that no two wait for each other.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import trio
+
+from migrator.app.driver import Driver, Surroundings
+from migrator.core.story import Story
+from migrator.core.vocabulary import MigrationRequest
+from migrator.wire.faults import FaultError
+
+
+class Fleet:
+    """Runs migrations within the limits of their hosts."""
+
+    def __init__(self, around: Surroundings, per_host: Mapping[str, int], parallel: int) -> None:
+        self._around = around
+        self._places = {host: trio.CapacityLimiter(number) for host, number in per_host.items()}
+        self._all = trio.CapacityLimiter(parallel)
+        self.drivers: dict[str, Driver] = {}
+        self._aborting = ""
+
+    async def run(
+        self, requests: Sequence[MigrationRequest], ended: Callable[[MigrationRequest, Story | FaultError], None]
+    ) -> None:
+        """All of them, each to its end; `ended` hears how. One that fails does not stop the others."""
+
+        async def one(request: MigrationRequest) -> None:
+            first, second = sorted((request.source, request.target))
+            async with self._all, self._places[first], self._places[second]:
+                if self._aborting:
+                    return
+                try:
+                    driver = await Driver.begin(request, self._around)
+                    self.drivers[request.migration] = driver
+                    ended(request, await driver.run())
+                except FaultError as error:
+                    ended(request, error)
+                finally:
+                    self.drivers.pop(request.migration, None)
+
+        async with trio.open_nursery() as nursery:
+            for request in requests:
+                nursery.start_soon(one, request)
+
+    def abort(self, who: str) -> None:
+        """Undo all that can be undone; what has not begun does not begin."""
+        self._aborting = who
+        for driver in self.drivers.values():
+            driver.abort(who)

@@ -1,0 +1,171 @@
+"""PURE. A migration as a person or a program wants to see it: a frozen reading of its story."""
+
+from dataclasses import dataclass, field
+
+from migrator.core.phases import Phase
+from migrator.core.story import Story
+from migrator.wire.facts import Objection
+from migrator.wire.faults import Fault
+
+OURS_NAME = "our own overhead"
+
+
+@dataclass(frozen=True, slots=True)
+class RoundLine:
+    """One round of copying."""
+
+    round: int
+    duration_s: float
+    file_bytes: int
+    memory_bytes: int
+    dirty_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BlackoutReport:
+    """What the blackout was made of, on the source's clock; parts may overlap."""
+
+    blackout_ms: float
+    predicted_ms: float
+    parts_ms: dict[str, float]
+    criu_ms: float
+    wire_ms: float
+    overhead_ms: float
+    """Blackout less what CRIU reports for dump and restore and less the transfer: the cost of our own program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything about one migration."""
+
+    migration: str
+    ve: str
+    source: str
+    target: str
+    target_ve: str
+    phase: str
+    mode: str
+    reason: str
+    """Why this mode."""
+    began_unix_s: float
+    total_s: float
+    """Until it ended, or until the last thing known of it."""
+    phases_s: dict[str, float]
+    rounds: tuple[RoundLine, ...]
+    blackout: BlackoutReport | None
+    file_bytes: int
+    memory_bytes: int
+    image_bytes: int
+    predicted_blackout_ms: float
+    memory_method: str
+    outcome: str
+    """In one sentence: where the VE is and in which state."""
+    next_command: str
+    """The next safe command; empty: nothing is to be done."""
+    fault: Fault | None
+    refusals: tuple[Objection, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def of(story: Story) -> Report:
+    """The report of a story."""
+    machine, request = story.machine, story.request
+    plan, handed = machine.plan, machine.handed_over
+    rounds = tuple(
+        RoundLine(each.round, each.duration_s, each.file_bytes, each.memory_bytes, each.dirty_bytes_per_s)
+        for each in machine.rounds
+    )
+    outcome, command = _outcome(story)
+    notes = [*(plan.notes if plan else ()), *(note for each in machine.rounds for note in each.notes)]
+    return Report(
+        migration=request.migration,
+        ve=request.ve,
+        source=request.source,
+        target=request.target,
+        target_ve=request.target_ve,
+        phase=str(machine.phase),
+        mode=str(machine.mode),
+        reason=plan.reason if plan else "",
+        began_unix_s=story.began_unix_s,
+        total_s=_last_unix_s(story) - story.began_unix_s,
+        phases_s=_phases(story),
+        rounds=rounds,
+        blackout=_blackout(story),
+        file_bytes=sum(each.file_bytes for each in rounds) + (handed.file_bytes if handed else 0),
+        memory_bytes=sum(each.memory_bytes for each in rounds) + (handed.memory_bytes if handed else 0),
+        image_bytes=handed.image_bytes if handed else 0,
+        predicted_blackout_ms=_predicted_ms(story),
+        memory_method=next((each.memory_method for each in reversed(machine.rounds)), ""),
+        outcome=outcome,
+        next_command=command,
+        fault=machine.fault,
+        refusals=plan.refusals if plan else (),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _last_unix_s(story: Story) -> float:
+    return story.events[-1].at_unix_s if story.events else story.began_unix_s
+
+
+def _phases(story: Story) -> dict[str, float]:
+    """How long it was in each phase, in the order of first entry."""
+    found: dict[str, float] = {}
+    for passage in story.passages:
+        until = passage.until_unix_s if passage.until_unix_s is not None else _last_unix_s(story)
+        if passage.until_unix_s is not None or not story.ended:
+            name = str(passage.phase)
+            found[name] = found.get(name, 0.0) + until - passage.from_unix_s
+    return found
+
+
+def _predicted_ms(story: Story) -> float:
+    machine = story.machine
+    if machine.prediction is not None:
+        return 1000 * machine.prediction.blackout_s
+    return 1000 * machine.plan.forecast.blackout_s if machine.plan else 0.0
+
+
+def _blackout(story: Story) -> BlackoutReport | None:
+    handed = story.machine.handed_over
+    if handed is None or not handed.blackout_s:
+        return None
+    ours = handed.blackout_s - handed.criu_s - handed.wire_s
+    return BlackoutReport(
+        blackout_ms=1000 * handed.blackout_s,
+        predicted_ms=_predicted_ms(story),
+        parts_ms={name: 1000 * took for name, took in handed.parts_s.items()},
+        criu_ms=1000 * handed.criu_s,
+        wire_ms=1000 * handed.wire_s,
+        overhead_ms=1000 * ours,
+    )
+
+
+def _outcome(story: Story) -> tuple[str, str]:
+    """Where the VE is, in which state, and the next safe command."""
+    machine, request = story.machine, story.request
+    ve, source, target = request.ve, request.source, request.target
+    match machine.phase:
+        case Phase.DONE:
+            return f"{request.target_ve} is on {target}, as it was on {source}; {source} is clean", ""
+        case Phase.REFUSED:
+            return f"{ve} is on {source}, untouched: the migration was refused before anything was changed", ""
+        case Phase.UNDONE:
+            command = f"migrator plan {ve} {target}"
+            return f"{ve} is on {source} as before; nothing of it is left on {target}", command
+        case Phase.NEEDS_OPERATOR:
+            said = f"what {source} and {target} say about {ve} does not fit together; nothing is started by itself"
+            return said, f"migrator ve show {ve}"
+        case Phase.BLOCKED:
+            said = f"{ve} is where the hosts say it is, but one of them does not answer"
+            return said, f"migrator recover {request.migration}"
+        case Phase.SETTLING:
+            return f"an answer was lost: {source} and {target} are being asked where {ve} is", ""
+        case Phase.UNDOING:
+            return f"{ve} goes on on {source}; what came to {target} is being removed", ""
+        case Phase.VERIFYING | Phase.RETIRING:
+            return f"{request.target_ve} is {target}'s; {source} is being cleaned", ""
+        case Phase.HANDING_OVER:
+            return f"{ve} is being handed over from {source} to {target} by the two hosts", ""
+        case _:
+            return f"{ve} is on {source}, as before, while the migration is {machine.phase}", ""
