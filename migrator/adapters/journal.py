@@ -47,6 +47,14 @@ _EVENTS = sql.Table(
     sql.Column("body", sql.Text, nullable=False),
 )
 
+_WISHES = sql.Table(
+    "wishes",
+    _TABLES,
+    sql.Column("migration", sql.String(64), primary_key=True),
+    sql.Column("who", sql.String(128), nullable=False),
+    sql.Column("at_unix_s", sql.Float, primary_key=True),
+)
+
 
 def _converter() -> Converter:
     converter = Converter()
@@ -156,6 +164,17 @@ class SqlJournal:
         """The end."""
         with self._held(migration, epoch) as connection:
             self._set(connection, migration, ended=phase, leased_until_unix_s=0.0)
+
+    def wish(self, migration: str, who: str, now_unix_s: float) -> None:
+        """Abort it, please."""
+        with self._engine.begin() as connection:
+            connection.execute(_WISHES.insert().values(migration=migration, who=who, at_unix_s=now_unix_s))
+
+    def wished(self, migration: str) -> str:
+        """The last who did."""
+        query = sql.select(_WISHES.c.who).where(_WISHES.c.migration == migration).order_by(_WISHES.c.at_unix_s.desc())
+        with self._engine.connect() as connection:
+            return str(connection.scalar(query.limit(1)) or "")
 
     # --- reading ---------------------------------------------------------------------------------
 

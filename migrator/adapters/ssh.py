@@ -47,10 +47,23 @@ class Loop:
         return future.result()
 
     def stop(self) -> None:
-        """End the loop and its thread."""
+        """End the loop and its thread, and whatever runs in it."""
+        asyncio.run_coroutine_threadsafe(_end_all(), self._loop).result(CONNECT_LIMIT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _end_all() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def _pass_on(token: trio.lowlevel.TrioToken, progress: Callable[[Progress], None], notice: Progress) -> None:
+    with contextlib.suppress(trio.RunFinishedError):
+        token.run_sync_soon(progress, notice)
 
 
 def _tell(token: trio.lowlevel.TrioToken, done: trio.Event) -> None:
@@ -73,7 +86,7 @@ class SshLink:
     async def ask(self, request: Request, limit_s: float, progress: Callable[[Progress], None] | None = None) -> Reply:
         """The agent's answer, or Fault UNREACHABLE."""
         token = trio.lowlevel.current_trio_token()
-        tell = None if progress is None else partial(token.run_sync_soon, progress)
+        tell = None if progress is None else partial(_pass_on, token, progress)
         try:
             return await self._loop.run(self._ask_aio(request, limit_s, tell))
         except (TimeoutError, OSError, asyncssh.Error, EOFError) as error:

@@ -34,7 +34,7 @@ from migrator.wire.faults import Fault, FaultError
 from migrator.wire.messages import HostInspected, InspectHost, ListVes, VesListed, Vet, Vetted
 
 INSPECT_LIMIT_S = 30.0
-RENEW_S = 5.0
+RENEW_S = 1.0
 ASK_AGAIN_S = 2.0
 
 
@@ -192,10 +192,15 @@ class Driver:
             observer.progressed(self.story, progress)  # type: ignore[arg-type]  # a link passes Progress on
 
     async def _keep_lease(self) -> None:
-        while True:
+        """Hold on to the lease, and hear of an abort that another program wished for."""
+        heard = False
+        while self.story.machine.phase not in ENDED:
             await trio.sleep(RENEW_S)
-            if self.story.machine.phase not in ENDED:
-                await self._in_journal(self._around.journal.renew, self._around.now_unix_s())
+            await self._in_journal(self._around.journal.renew, self._around.now_unix_s())
+            who = await trio.to_thread.run_sync(self._around.journal.wished, self.story.request.migration)
+            if who and not heard:
+                heard = True
+                self.abort(who)
 
     async def _in_journal(self, write: Callable[..., None], *what: object) -> None:
         await trio.to_thread.run_sync(partial(write, self.story.request.migration, self._epoch, *what))

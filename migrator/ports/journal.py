@@ -61,6 +61,14 @@ class Journal(Protocol):
         """Note how it ended. Raises LeaseLost."""
         ...
 
+    def wish(self, migration: str, who: str, now_unix_s: float) -> None:
+        """Ask whoever drives the migration to abort it; needs no lease."""
+        ...
+
+    def wished(self, migration: str) -> str:
+        """Who wished to abort it last; empty: nobody."""
+        ...
+
     def read(self, migration: str) -> Entry | None:
         """One migration; None when there is none of that id."""
         ...

@@ -1,0 +1,235 @@
+"""`migrator plan` and `migrator migrate`."""
+
+import getpass
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import click
+import trio
+
+from migrator.app.driver import inspect
+from migrator.app.fleet import Fleet
+from migrator.cli import exits, fleet_view, frame, render
+from migrator.cli.exits import Exit
+from migrator.cli.frame import Failure, json_option, say, say_json
+from migrator.cli.progress import Bars, PlainLines
+from migrator.core import plan as planning
+from migrator.core import report as reports
+from migrator.core.story import Story
+from migrator.core.vocabulary import MigrationRequest, OverBudget, Policy
+from migrator.ports.observer import Observer
+from migrator.wire.facts import Mode
+from migrator.wire.faults import FaultError
+from migrator.wiring import Controller, Places
+
+TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%H:%M"]
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+def policy_options(verb: Verb) -> Verb:
+    """The options that make a Policy."""
+    options = [
+        click.option("--from", "source", default="", help="Source host; needed when several have the VE."),
+        click.option(
+            "--mode",
+            type=click.Choice(["auto", "live", "stop-copy"]),
+            default="auto",
+            show_default=True,
+            help="live: checkpoint and restore. stop-copy: stop, copy the rest, start. auto: live where it can be.",
+        ),
+        click.option(
+            "--no-fallback", is_flag=True, help="With auto: refuse rather than stop a VE that cannot be checkpointed."
+        ),
+        click.option(
+            "--budget",
+            "budget_ms",
+            type=click.FloatRange(1),
+            default=500,
+            show_default=True,
+            help="Blackout budget, ms.",
+        ),
+        click.option(
+            "--over-budget",
+            type=click.Choice([each.value for each in OverBudget]),
+            default=OverBudget.PROCEED.value,
+            show_default=True,
+            help="What to do when the predicted blackout stays over the budget.",
+        ),
+        click.option(
+            "--rounds", type=click.IntRange(1, 100), default=12, show_default=True, help="Most rounds of copying."
+        ),
+        click.option(
+            "--deadline",
+            "limit_s",
+            type=click.FloatRange(1),
+            default=10,
+            show_default=True,
+            help="Seconds after which the hosts undo a blackout by themselves.",
+        ),
+        click.option(
+            "--bandwidth", "mbit", type=click.FloatRange(0), default=0, help="Mbit/s while it runs; 0: no limit."
+        ),
+        click.option("--waive", "waived", multiple=True, metavar="NAME", help="Go on in spite of this objection."),
+        click.option("--new-id", default="", help="The VE's id on the target, if it is to be another."),
+        click.option(
+            "--cutover-at",
+            type=click.DateTime(TIMES),
+            help="Blackout not before.",
+        ),
+        click.option("--keep-source", is_flag=True, help="Keep the source's copy, stopped and fenced."),
+    ]
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
+def policy_of(given: dict[str, Any]) -> Policy:
+    """A Policy of the options."""
+    at: datetime | None = given["cutover_at"]
+    if at is not None and at.year == 1900:
+        at = datetime.combine(datetime.now().astimezone().date(), at.time())
+    return Policy(
+        None if given["mode"] == "auto" else Mode(given["mode"]),
+        not given["no_fallback"],
+        given["budget_ms"] / 1000,
+        OverBudget(given["over_budget"]),
+        given["rounds"],
+        given["limit_s"],
+        int(given["mbit"] * 125_000),
+        tuple(given["waived"]),
+        at.astimezone().timestamp() if at is not None else 0.0,
+        given["keep_source"],
+    )
+
+
+@click.command()
+@click.argument("ve")
+@click.argument("target")
+@policy_options
+@json_option
+@click.pass_obj
+def plan(places: Places, /, ve: str, target: str, as_json: bool, **given: Any) -> None:
+    """How VE would move to TARGET and what it would cost, or everything that stands against it. Changes nothing."""
+
+    async def work(made: Controller) -> tuple[MigrationRequest, planning.Plan]:
+        [request] = await requests(made, [ve], target, given)
+        return request, planning.make(request, await inspect(request, made.surroundings()))
+
+    request, found = frame.run(places, work)
+    if as_json:
+        say_json({"request": request, "plan": found})
+    else:
+        say(render.plan(request, found))
+    if found.refusals:
+        raise SystemExit(int(Exit.REFUSED))
+
+
+@click.command()
+@click.argument("ves", nargs=-1, required=True, metavar="VE...")
+@click.argument("target")
+@click.option("--parallel", type=click.IntRange(1, 100), default=2, show_default=True, help="So many at a time.")
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics here meanwhile.")
+@policy_options
+@json_option
+@click.pass_obj
+def migrate(
+    places: Places,
+    /,
+    ves: Sequence[str],
+    target: str,
+    parallel: int,
+    metrics_port: int | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Move running VEs to TARGET.
+
+    Ctrl-C asks for an orderly abort: what has not been handed over is undone. A second Ctrl-C leaves; the hosts
+    finish or undo what is under way by themselves, and `migrator recover` takes it up again.
+    """
+    outcomes: list[tuple[MigrationRequest, Story | FaultError]] = []
+
+    async def work(made: Controller) -> None:
+        wanted = await requests(made, ves, target, given)
+        await run_all(made, wanted, parallel, outcomes, metrics_port)
+
+    frame.run(places, work)
+    show_outcomes(outcomes, as_json)
+
+
+async def requests(made: Controller, ves: Sequence[str], target: str, given: dict[str, Any]) -> list[MigrationRequest]:
+    """A request for each VE. Raises Failure."""
+    frame.find_host(made, target)
+    if given["new_id"] and len(ves) > 1:
+        raise Failure("--new-id goes with one VE", Exit.USAGE)
+    if len(set(ves)) < len(ves):
+        raise Failure("a VE is named twice", Exit.USAGE)
+    found = await fleet_view.look(made)
+    sources = [fleet_view.source_of(found, ve, given["source"]) for ve in ves]
+    if target in found.silent:
+        raise Failure(
+            f"{target}: {render.fault(found.silent[target])}\n  -> migrator host check {target}", Exit.UNREACHABLE
+        )
+    policy = policy_of(given)
+    return [
+        fleet_view.request(made, ve, source, target, policy, given["new_id"])
+        for ve, source in zip(ves, sources, strict=True)
+    ]
+
+
+async def run_all(
+    made: Controller,
+    wanted: Sequence[MigrationRequest],
+    parallel: int,
+    outcomes: list[tuple[MigrationRequest, Story | FaultError]],
+    metrics_port: int | None = None,
+) -> None:
+    """All of them, with progress, and Ctrl-C as said in `migrate --help`."""
+    display = Bars() if frame.terminal() else PlainLines()
+    observers: list[Observer] = [display, *made.observers(metrics_port)]
+    fleet = Fleet(made.surroundings(observers), {host.name: host.parallel for host in made.inventory.hosts}, parallel)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_on_interrupt, fleet, nursery)
+            await fleet.run(wanted, lambda request, how: outcomes.append((request, how)))
+            nursery.cancel_scope.cancel()
+    finally:
+        display.close()
+
+
+async def _on_interrupt(fleet: Fleet, nursery: trio.Nursery) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            break
+        click.echo("aborting: what has not been handed over is undone; once more to leave at once", err=True)
+        fleet.abort(f"{getpass.getuser()} (interrupt)")
+        async for _ in signals:
+            break
+    left = ", ".join(fleet.drivers)
+    click.echo(f"left. The hosts finish or undo by themselves. Next: migrator recover {left}", err=True)
+    click.get_current_context().exit(int(Exit.DETACHED))
+
+
+def show_outcomes(outcomes: Sequence[tuple[MigrationRequest, Story | FaultError]], as_json: bool) -> None:
+    """Print how it ended; ends the program with the status of the worst."""
+    worst = Exit.DONE
+    plain: list[object] = []
+    for request, how in outcomes:
+        if isinstance(how, FaultError):
+            worst = max(worst, exits.of_fault(how.fault.code))
+            where = f"{request.ve} is on {request.source}, untouched"
+            plain.append({"migration": request.migration, "ve": request.ve, "outcome": where, "fault": how.fault})
+            if not as_json:
+                click.echo(f"migration {request.migration}: {where}\n  why: {render.fault(how.fault)}", err=True)
+            continue
+        found = reports.of(how)
+        worst = max(worst, exits.of_phase(how.machine.phase))
+        plain.append(found)
+        if not as_json:
+            say(render.report(found))
+    if as_json:
+        say_json(plain[0] if len(plain) == 1 else plain)
+    sys.exit(int(worst))
