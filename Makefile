@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup check test lint unit clean lab-up lab-down
+.PHONY: setup demo check test lint unit clean lab-up lab-down
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -11,6 +11,10 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --editable '.[dev]'
 	touch $@
+
+# A Redis with a connected client moves between two hosts on this machine, and the client tells what it saw. Needs root.
+demo: setup
+	$(VENV)/bin/python -m scenarios.demo
 
 # Format, lint, types, direction of imports, and the tests of pure code; under a minute.
 check: setup lint unit

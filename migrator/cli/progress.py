@@ -25,17 +25,18 @@ WORDS = {
 }
 
 
-def line_of(story: Story, event: Event) -> str:
+def lines_of(story: Story, event: Event) -> list[str]:
     """What an event has to say to a person; empty: nothing new."""
-    machine, ve = story.machine, story.request.ve
+    machine, ve, lines = story.machine, story.request.ve, []
     if isinstance(event, Replied) and isinstance(event.reply, Copied):
         done = event.reply
         memory = f", {size(done.memory_bytes)} of memory" if done.memory_method else ""
         predicted = f"; predicted blackout {duration(machine.prediction.blackout_s)}" if machine.prediction else ""
-        return f"{ve}: round {done.round}: {size(done.file_bytes)} of files{memory} in {duration(done.duration_s)}{predicted}"
+        moved = f"{size(done.file_bytes)} of files{memory} in {duration(done.duration_s)}"
+        lines.append(f"{ve}: round {done.round}: {moved}{predicted}")
     if len(story.passages) > 1 and story.passages[-1].from_unix_s == event.at_unix_s and not story.ended:
-        return f"{ve}: {WORDS.get(machine.phase, str(machine.phase))}"
-    return ""
+        lines.append(f"{ve}: {WORDS.get(machine.phase, str(machine.phase))}")
+    return lines
 
 
 class PlainLines:
@@ -43,7 +44,7 @@ class PlainLines:
 
     def told(self, story: Story, event: Event, commands: list[Command]) -> None:
         """See Observer."""
-        if line := line_of(story, event):
+        for line in lines_of(story, event):
             click.echo(line, err=True)
 
     def progressed(self, story: Story, progress: Notice) -> None:
@@ -73,7 +74,7 @@ class Bars:
         name, machine = story.request.migration, story.machine
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(story.request.ve, total=None, detail="")
-        if line := line_of(story, event):
+        for line in lines_of(story, event):
             self._progress.console.print(line, markup=False, highlight=False)
         if story.ended:
             self._progress.remove_task(self._tasks.pop(name))
