@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
+import sqlalchemy.event as sql_event
 from cattrs import Converter
 from cattrs.strategies import configure_tagged_union
 from sqlalchemy.engine import Connection
@@ -81,7 +82,7 @@ class SqlJournal:
         """`url` as SQLAlchemy writes it. Makes the tables if they are not there."""
         self._engine = sql.create_engine(url)
         if self._engine.dialect.name == "sqlite":
-            sql.event.listen(self._engine, "connect", _careful_sqlite)
+            sql_event.listen(self._engine, "connect", _careful_sqlite)
         _TABLES.create_all(self._engine)
 
     @classmethod

@@ -129,8 +129,8 @@ async def _until_up(link: AgentLink, now_unix_s: float) -> HostState:
     """The agent was started; it answers within START_LIMIT_S or what it says last is raised."""
     began_s = trio.current_time()
     while True:
+        waited_s = trio.current_time() - began_s
         try:
-            waited_s = trio.current_time() - began_s
             return await check(link, now_unix_s + waited_s)
         except FaultError as error:
             if error.fault.code is not FaultCode.UNREACHABLE or waited_s > START_LIMIT_S:

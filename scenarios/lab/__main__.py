@@ -167,7 +167,7 @@ def halt(name: str, host: str) -> None:
 @click.option("--latency", "latency_ms", type=click.FloatRange(0), default=None, help="Milliseconds, there and back.")
 @click.option("--up/--down", "is_up", default=None, help="Plug the line in, or pull it.")
 @click.argument("host")
-def link(  # noqa: PLR0917  (click passes them by name)
+def link(
     name: str, rate: str | None, loss_percent: float | None, latency_ms: float | None, is_up: bool | None, host: str
 ) -> None:
     """Change the line of a host; what is not named stays."""

@@ -17,7 +17,7 @@ CAPABILITIES = [
 ]  # fmt: skip
 
 
-def make(ve: str, runtime: str, address: str, address6: str, args: list[str], programs: list[str]) -> None:  # noqa: PLR0917
+def make(ve: str, runtime: str, address: str, address6: str, args: list[str], programs: list[str]) -> None:
     """Write the bundle of one VE: `args` is its first process, `programs` are copied in with their libraries."""
     bundle = BUNDLES / ve
     rootfs = bundle / "rootfs"

@@ -2,7 +2,7 @@
 
 import getpass
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import click
@@ -16,7 +16,7 @@ from migrator.cli.progress import Bars, PlainLines
 from migrator.cli.verbs.migrate import show_outcomes
 from migrator.core import report as reports
 from migrator.core.story import Story
-from migrator.core.vocabulary import AbortRequested, Event, Fenced, MigrationRequest, Role
+from migrator.core.vocabulary import AbortRequested, Event, Fenced, MigrationRequest, Replied, Role
 from migrator.ports.journal import Entry, LeaseLost
 from migrator.wire.faults import Fault, FaultError
 from migrator.wire.messages import Ask, Stands
@@ -106,10 +106,13 @@ def show(places: Places, migration: str, story: bool, as_json: bool) -> None:
 
 
 def _short(event: Event) -> str:
-    reply = getattr(event, "reply", None)
-    if isinstance(reply, Fault):
-        return f"{getattr(event, 'role', '')}: {reply.sentence()}"
-    return f"{event.role}: {type(reply).__name__}" if reply is not None and hasattr(event, "role") else ""
+    match event:
+        case Replied(role=role, reply=Fault() as fault):
+            return f"{role}: {fault.sentence()}"
+        case Replied(role=role, reply=reply):
+            return f"{role}: {type(reply).__name__}"
+        case _:
+            return ""
 
 
 async def _read(made: Controller, migration: str) -> Entry:
@@ -218,7 +221,11 @@ def fence(places: Places, host: str, why: str, yes: bool, as_json: bool) -> None
 
 
 def take_up(
-    places: Places, wanted: Sequence[str], as_json: bool, first: "partial[list[Event]] | object", of_host: str = ""
+    places: Places,
+    wanted: Sequence[str],
+    as_json: bool,
+    first: Callable[[MigrationRequest], list[Event]],
+    of_host: str = "",
 ) -> None:
     """Take unfinished migrations over and drive them; with `of_host` those of one host."""
     outcomes: list[tuple[MigrationRequest, Story | FaultError]] = []
@@ -231,7 +238,6 @@ def take_up(
         except LeaseLost as lost:
             click.echo(f"{lost}; left to it", err=True)
             return
-        assert callable(first)
         outcomes.append((entry.request, await driver.resume(*first(entry.request))))
 
     async def work(made: Controller) -> None:
