@@ -7,12 +7,11 @@ import subprocess
 
 import trio
 
-from agents.handover.vocabulary import PeerOrder
 from agents.transfer.channel import Channel
 from migrator.wire import framing
 from migrator.wire.codec import decode, encode
 from migrator.wire.faults import Fault, FaultCode, FaultError, fault_error
-from migrator.wire.messages import PROTOCOL_VERSION, Envelope, Hello, Reply
+from migrator.wire.messages import PROTOCOL_VERSION, Envelope, Hello, PeerRequest, Reply
 
 ANSWER_LIMIT_S = 900.0
 
@@ -31,7 +30,7 @@ class Peer:
         async with self._turn:
             await self._dial()
 
-    async def ask(self, message: PeerOrder) -> Reply:
+    async def ask(self, message: PeerRequest) -> Reply:
         """The answer. Raises FaultError(PEER_LOST) when none comes."""
         async with self._turn:
             await self._dial()
@@ -61,20 +60,21 @@ class Peer:
             await self._hang_up()
             raise FaultError(reply)
 
-    async def _exchange(self, body: Hello | PeerOrder) -> Reply:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+    async def _exchange(self, body: Hello | PeerRequest) -> Reply:
+        process = self._process  # `close` may take it away meanwhile; then its output ends
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            await self._process.stdin.send_all(encode(Envelope(1, body)))
-            while data := await self._process.stdout.receive_some():
+            await process.stdin.send_all(encode(Envelope(1, body)))
+            while data := await process.stdout.receive_some():
                 for frame in self._frames.feed(bytes(data)):
                     return decode(frame).body  # type: ignore[return-value]  # an agent answers with replies
         except trio.Cancelled:
             # Half an exchange: whatever comes next on this stream belongs to nobody.
-            self._process.kill()
+            process.kill()
             raise
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # ssh has gone: the same as the end of its output
         await self._hang_up()
         raise fault_error(FaultCode.PEER_LOST, "the connection to the target ended", step="talk", tool="ssh")

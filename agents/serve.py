@@ -22,7 +22,7 @@ from agents.records import Records
 from agents.works import VeWorks
 from migrator.wire import framing
 from migrator.wire.codec import decode, encode
-from migrator.wire.facts import HostFacts, ToolFact, VeState
+from migrator.wire.facts import Claim, HostFacts, ToolFact, VeState
 from migrator.wire.faults import Fault, FaultCode, FaultError, fault_error
 from migrator.wire.messages import (
     PROTOCOL_VERSION,
@@ -32,6 +32,7 @@ from migrator.wire.messages import (
     HostInspected,
     InspectHost,
     ListVes,
+    PeerFrames,
     PeerRequest,
     PeerRestore,
     PreCopy,
@@ -97,6 +98,8 @@ class Daemon:
             case Vet():
                 coming = Coming(request.facts, request.ve, request.mode, request.names)
                 return Vetted(tuple(await self.registry.named(request.facts.engine).vet(coming)))
+            case PeerFrames():
+                return await self._deliver(request)
             case Reserve():
                 return await self._reserve(request)
             case _:
@@ -109,6 +112,12 @@ class Daemon:
             raise fault_error(FaultCode.CONFLICT, f"VE {ve} is already on this host", step="reserve")
         self._works[ve].expect(request)
         return await keeper.order(request)
+
+    async def _deliver(self, request: PeerFrames) -> Reply:
+        record = self.records.read(request.ve)
+        if record.claim is Claim.OWNER and record.migration == request.migration:
+            await self.registry.named(record.engine).deliver(request.ve, request.frames)
+        return await (await self.keeper(request.ve, record.engine)).standing()
 
     async def _order(self, request: Order | PeerOrder) -> Reply:
         assert not isinstance(request, Reserve)

@@ -4,6 +4,7 @@ Rule: this file knows how, never whether; it is called by the keeper only. In ev
 VE moves (live or stop-copy) and in which state it is to rest.
 """
 
+import contextlib
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -18,13 +19,14 @@ from agents.peer import Peer
 from agents.transfer import channel, files, images
 from agents.transfer.channel import Channel
 from migrator.wire.facts import Mode, Record, VeState
-from migrator.wire.faults import FaultCode, fault_error
+from migrator.wire.faults import FaultCode, FaultError, fault_error
 from migrator.wire.messages import (
     Copied,
     Departing,
     HandedOver,
     PeerAsk,
     PeerDrop,
+    PeerFrames,
     PeerGive,
     PeerHolds,
     PeerRestore,
@@ -197,7 +199,15 @@ class VeWorks:
             self._blackout.criu_s += reply.criu_restore_s
         if isinstance(reply, PeerRuns):
             self._blackout.ended_s = trio.current_time() - reply.run_to_reply_s
+            await self._bring_frames(message)
         return reply
+
+    async def _bring_frames(self, given: PeerOrder) -> None:
+        """What clients sent in the blackout; they would send it again, but later."""
+        if frames := await self._engine.missed(self._ve):
+            with contextlib.suppress(FaultError):
+                message = PeerFrames(given.migration, given.ve, tuple(frames))
+                await self._peer_of(given.migration).ask(message)
 
     def measured(self) -> HandedOver:
         """What the blackout was made of; called when the target has said that the VE runs."""

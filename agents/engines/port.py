@@ -116,6 +116,10 @@ class Engine(Protocol):
         """The inverse of freeze; within milliseconds. Also mends what an interrupted `dump` left behind."""
         ...
 
+    async def missed(self, ve: str) -> Sequence[bytes]:
+        """Ethernet frames that came for the VE since `freeze`, each told once; none where they cannot be kept."""
+        ...
+
     async def dump(self, ve: str, images: Path) -> Dump:
         """Write a checkpoint of the frozen VE to `images`; it is still frozen, and can still be thawed, afterwards."""
         ...
@@ -155,6 +159,10 @@ class Engine(Protocol):
 
     async def run(self, ve: str) -> None:
         """Join the network and let a held VE run. Fast: it is in the blackout. After `arrange`, `start` is called."""
+        ...
+
+    async def deliver(self, ve: str, frames: Sequence[bytes]) -> None:
+        """What the source's `missed` told: into the VE, which runs here now. Without use for an engine: do nothing."""
         ...
 
     async def announce(self, ve: str) -> None:

@@ -135,13 +135,23 @@ class SshLink:
         async with self._dialling:
             if self._process is not None:
                 return
-            connection = await self._connect_aio()
-            process: asyncssh.SSHClientProcess[bytes] = await connection.create_process(
-                f"python3 -I {AGENT} bridge", encoding=None
-            )
+            process = await self._bridge_aio()
             process.stdin.write(encode(Envelope(0, Hello(PROTOCOL_VERSION, "controller"))))
             self._process = process
             self._reading = asyncio.create_task(self._read_aio(process))
+
+    async def _bridge_aio(self) -> "asyncssh.SSHClientProcess[bytes]":
+        """A session at the agent; over the connection there is, or over a new one if that has died unnoticed."""
+        command = f"python3 -I {AGENT} bridge"
+        old = self._connection
+        try:
+            return await (await self._connect_aio()).create_process(command, encoding=None)
+        except (OSError, asyncssh.Error):
+            if old is None:
+                raise
+            old.abort()
+            self._connection = None
+            return await (await self._connect_aio()).create_process(command, encoding=None)
 
     async def _connect_aio(self) -> asyncssh.SSHClientConnection:
         if self._connection is None:
@@ -183,10 +193,7 @@ class SshLink:
 
     def _lost(self, fault: Fault) -> None:
         waiting, self._waiting = self._waiting, {}
-        self._process = None
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
+        self._process = None  # the connection stays: plain commands may be under way on it
         for answer, _ in waiting.values():
             if not answer.done():
                 answer.set_result(fault)

@@ -247,7 +247,16 @@ class PeerAsk:
     ve: str
 
 
-PeerRequest = PeerRestore | PeerGive | PeerDrop | PeerAsk
+@dataclass(frozen=True, slots=True)
+class PeerFrames:
+    """Source to target: Ethernet frames that came for the VE in the blackout; put them into it. Answer: Stands."""
+
+    migration: str
+    ve: str
+    frames: tuple[bytes, ...]
+
+
+PeerRequest = PeerRestore | PeerGive | PeerDrop | PeerAsk | PeerFrames
 
 # --- answers --------------------------------------------------------------------------------------
 

@@ -16,7 +16,8 @@ from agents.engines.oci import criu
 from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
 from agents.engines.oci.cgroup import Group
 from agents.engines.port import Coming, Dump, Hold, Tree
-from agents.network import announce, links
+from agents.network import announce, capture, links
+from agents.network.capture import Capture
 from agents.shell import failed
 from migrator.wire.facts import Objection, ToolFact, VeFacts, VeState
 from migrator.wire.faults import FaultCode, fault_error
@@ -31,6 +32,9 @@ class OciEngine:
 
     name = "oci"
     live = True
+
+    def __init__(self) -> None:
+        self._captures: dict[str, Capture] = {}
 
     async def probe(self) -> tuple[Sequence[ToolFact], Sequence[str]]:
         """criu, crun, runc and rsync with their versions."""
@@ -119,18 +123,38 @@ class OciEngine:
             fenced.rename(fenced.with_suffix(""))
 
     async def freeze(self, ve: str) -> None:
-        """Off its bridges, then still."""
-        links.leave(Bundle(ve).interfaces())
+        """Off its bridges, what comes for it kept, then still."""
+        interfaces = Bundle(ve).interfaces()
+        self._drop_capture(ve)
+        if interfaces:
+            self._captures[ve] = Capture(each.mac for each in interfaces)
+        links.leave(interfaces)
         try:
             await Group(ve).freeze()
         except BaseException:
-            links.join(Bundle(ve).interfaces())
+            links.join(interfaces)
             raise
 
     async def thaw(self, ve: str) -> None:
-        """On its bridges, then running."""
+        """On its bridges, then running; what came meanwhile is delivered."""
         links.join(Bundle(ve).interfaces())
         Group(ve).thaw()
+        await self.deliver(ve, await self.missed(ve))
+
+    async def missed(self, ve: str) -> Sequence[bytes]:
+        """What the capture holds."""
+        held = self._captures.pop(ve, None)
+        return held.take() if held is not None else ()
+
+    async def deliver(self, ve: str, frames: Sequence[bytes]) -> None:
+        """By the host's end of the link whose address the frame has."""
+        for interface in Bundle(ve).interfaces() if frames else ():
+            mac = bytes.fromhex(interface.mac.replace(":", ""))
+            capture.deliver(interface.host_name, (frame for frame in frames if frame[:6] == mac))
+
+    def _drop_capture(self, ve: str) -> None:
+        if (old := self._captures.pop(ve, None)) is not None:
+            old.close()
 
     async def dump(self, ve: str, images: Path) -> Dump:
         """CRIU finds the cgroup frozen, thaws it for its own work with every task stopped, and freezes it again."""
@@ -161,6 +185,7 @@ class OciEngine:
 
     async def discard(self, ve: str) -> None:
         """cgroup.kill ends frozen processes where they stand."""
+        self._drop_capture(ve)
         await self.stop(ve)
         links.remove(ve, Bundle(ve).interfaces())
 
