@@ -9,6 +9,7 @@ from typing import Protocol
 
 import trio
 
+from agents import log
 from agents.handover.source import Source, Stage
 from agents.handover.target import Target
 from agents.handover.vocabulary import (
@@ -97,7 +98,9 @@ class Keeper:
     async def feed(self, event: Event) -> None:
         """Let the machine handle an event, and carry out what it wants."""
         async with self._turn:
-            for command in self.machine.handle(event):
+            commands = self.machine.handle(event)
+            log.told(self.machine.record, self.machine.stage, event, commands)
+            for command in commands:
                 await self._carry_out(command)
             undoing = isinstance(self.machine, Source) and self.machine.stage is Stage.UNDOING
             if self._act_scope is not None and (undoing or str(self.machine.stage) == "dropping"):
