@@ -109,7 +109,7 @@ class Engine(Protocol):
         ...
 
     async def freeze(self, ve: str) -> None:
-        """Off the network, then no process runs. Returns when that is so. Not called where `live` is false."""
+        """No process runs, and it is off the network. Returns when that is so. Not called where `live` is false."""
         ...
 
     async def thaw(self, ve: str) -> None:

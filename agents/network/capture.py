@@ -3,7 +3,8 @@
 A client whose packets are lost in a blackout sends them again after 0.2, 0.6, 1.4, 3 … s, so that it would wait up to twice
 as long as the VE stood still (RFC 6298 section 5.5). Its last attempt is delivered the moment the VE runs instead.
 Rule: a frame is only kept in the kernel's buffer of one socket; nothing is answered for the VE, nothing is sent to the
-network. Sources: packet(7), and socket(7) for SO_ATTACH_FILTER.
+network. Each frame carries the kernel's header of offloads in front (PACKET_VNET_HDR): one from a neighbour on this
+machine may lack its checksum still. Sources: packet(7), and socket(7) for SO_ATTACH_FILTER.
 """
 
 import contextlib
@@ -15,7 +16,10 @@ from collections.abc import Iterable, Sequence
 ETH_P_ALL = 0x0003
 SO_ATTACH_FILTER = 26
 SOL_PACKET = 263
+PACKET_VNET_HDR = 15
 PACKET_IGNORE_OUTGOING = 23
+OFFLOADS_BYTES = 10
+"""sizeof(struct virtio_net_hdr), linux/virtio_net.h."""
 BUFFER_BYTES = 4 << 20
 FRAMES_MAX = 512
 FRAME_BYTES_MAX = 1 << 16
@@ -35,7 +39,8 @@ class Capture:
         self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, attached)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        self._drain()  # a packet socket takes every frame until it has its filter
+        self._socket.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        self._drain()  # a packet socket takes every frame until it has its filter, and no header at first
 
     def take(self) -> tuple[bytes, ...]:
         """What came, in order, each frame once (a bridge shows it on several links), and stop listening."""
@@ -69,9 +74,15 @@ def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return struct.pack("HBBI", code, if_true, if_false, value)
 
 
+def destination(frame: bytes) -> bytes:
+    """The hardware address a kept frame was sent to."""
+    return frame[OFFLOADS_BYTES : OFFLOADS_BYTES + 6]
+
+
 def deliver(link: str, frames: Iterable[bytes]) -> None:
     """Send frames into a VE by the host's end of its link."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+        raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         raw.bind((link, 0))
         for frame in frames:
             with contextlib.suppress(OSError):  # a frame that does not fit this link is lost like any other

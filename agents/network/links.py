@@ -15,8 +15,10 @@ from pyroute2 import IPRoute, NetlinkError, NetNS, netns
 from migrator.wire.facts import Interface
 
 NAMESPACES = Path("/run/netns")
-PERMANENT = 0x80
 NODAD = 0x02
+STALE = 0x04
+RESOLVED = 0x02 | STALE | 0x08 | 0x10
+"""REACHABLE, STALE, DELAY, PROBE: neighbour states with a hardware address (linux/neighbour.h)."""
 
 
 def _host() -> Any:
@@ -50,6 +52,18 @@ def _configure(inside: Any, interface: Interface) -> None:
     for to, via in interface.routes:
         with _present():
             inside.route("add", dst=to, oif=index, **({"gateway": via} if via else {}))
+
+    for address, mac in interface.neighbours:
+        with _present():
+            inside.neigh("add", dst=address, lladdr=mac, ifindex=index, state=STALE)
+
+
+def neighbours(name: str, interface: Interface) -> tuple[tuple[str, str], ...]:
+    """(address, MAC) of the neighbours that the VE has resolved on this interface."""
+    with NetNS(name) as inside:
+        [index] = inside.link_lookup(ifname=interface.name)
+        known = [each for each in inside.get_neighbours(ifindex=index) if each["state"] & RESOLVED]
+        return tuple((str(each.get_attr("NDA_DST")), str(each.get_attr("NDA_LLADDR"))) for each in known)
 
 
 @contextlib.contextmanager

@@ -63,6 +63,9 @@ class OciEngine:
         if not bundle.config:
             return None
         processes = group.processes() if group.path.is_dir() else []
+        interfaces = bundle.interfaces()
+        if processes:
+            interfaces = tuple(replace(each, neighbours=links.neighbours(ve, each)) for each in interfaces)
         return VeFacts(
             ve,
             self.name,
@@ -72,7 +75,7 @@ class OciEngine:
             memory_bytes=sum(_resident_bytes(pid) for pid in processes),
             disk_bytes=bundle.disk_bytes(),
             processes=len(processes),
-            interfaces=bundle.interfaces(),
+            interfaces=interfaces,
             foreign_mounts=bundle.foreign_mounts(),
             autostart=bundle.autostart,
             config=json.dumps(bundle.config).encode(),
@@ -123,17 +126,17 @@ class OciEngine:
             fenced.rename(fenced.with_suffix(""))
 
     async def freeze(self, ve: str) -> None:
-        """Off its bridges, what comes for it kept, then still."""
+        """Still, then off its bridges, what comes for it kept.
+
+        In this order: an answer that a process gives to a link without a bridge would be lost, and the restored
+        socket would send it again only after a second (the first retransmission time-out of a fresh socket).
+        """
         interfaces = Bundle(ve).interfaces()
+        await Group(ve).freeze()
         self._drop_capture(ve)
         if interfaces:
             self._captures[ve] = Capture(each.mac for each in interfaces)
         links.leave(interfaces)
-        try:
-            await Group(ve).freeze()
-        except BaseException:
-            links.join(interfaces)
-            raise
 
     async def thaw(self, ve: str) -> None:
         """On its bridges, then running; what came meanwhile is delivered."""
@@ -150,7 +153,7 @@ class OciEngine:
         """By the host's end of the link whose address the frame has."""
         for interface in Bundle(ve).interfaces() if frames else ():
             mac = bytes.fromhex(interface.mac.replace(":", ""))
-            capture.deliver(interface.host_name, (frame for frame in frames if frame[:6] == mac))
+            capture.deliver(interface.host_name, (frame for frame in frames if capture.destination(frame) == mac))
 
     def _drop_capture(self, ve: str) -> None:
         if (old := self._captures.pop(ve, None)) is not None:
