@@ -1,18 +1,16 @@
-"""`python -m scenarios.lab.openvz LAB`: make every host of a lab that is up an OpenVZ host."""
+"""`python -m scenarios.lab.openvz LAB [--ordinary-kernel]`: make the hosts of a lab that is up OpenVZ hosts."""
 
 import sys
 
 from scenarios.lab.fleet import Lab
-from scenarios.lab.openvz.install import install, share_template
+from scenarios.lab.openvz.install import install_lab
 
 
 def main() -> None:
-    """Install on all hosts; the template is made on the first."""
-    first, *others = Lab.load(sys.argv[1]).hosts
-    install(first)
-    for host in others:
-        share_template(first, host)
-        install(host)
+    """Install on the hosts with the role `openvz`, or on all; the template is made on the first."""
+    name, *options = sys.argv[1:]
+    for host in install_lab(Lab.load(name), ordinary_kernel="--ordinary-kernel" in options):
+        print(f"{host.name} is an OpenVZ host")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
 
 TOOLS = Path(__file__).parent / "tools"
 HOME = "/usr/local/lib/vzemu"
 PROGRAMS = ("vzctl", "vzlist", "vzcptcheck")
 TEMPLATE = "debian-13-small"
+ROLE = "openvz"
 LAUNCHER = """#!/usr/bin/python3 -IS
 import sys
 sys.path.insert(0, "{home}")
@@ -53,19 +55,36 @@ DEF_OSTEMPLATE="debian-13-small"
 VE_LAYOUT=simfs
 """
 INIT_SCRIPT = """#!/bin/sh
-# Starts at boot the containers that ask for it, as /etc/init.d/vz does.
-[ "$1" = start ] || exit 0
-python3 -IS -c "import sys; sys.path.insert(0, '/usr/local/lib/vzemu')
+# Starts and stops the containers that ask for it, as /etc/init.d/vz does; `status` says whether OpenVZ runs.
+containers() {
+  for conf in /etc/vz/conf/[0-9]*.conf; do
+    [ ! -e "$conf" ] || basename "$conf" .conf
+  done
+}
+case "$1" in
+start)
+  [ -e /etc/vz/lab-ordinary-kernel ] || [ -e /dev/vzctl ] || mknod -m 600 /dev/vzctl c 126 0
+  python3 -IS -c "import sys; sys.path.insert(0, '/usr/local/lib/vzemu')
 from tools.network import ensure_host; ensure_host()"
-for conf in /etc/vz/conf/[0-9]*.conf; do
-  [ -e "$conf" ] || continue
-  grep -q '^ONBOOT="*yes"*' "$conf" && vzctl start "$(basename "$conf" .conf)"
-done
+  rm -f /vz/lock/*.lck
+  for id in $(containers); do
+    grep -q '^ONBOOT="*yes"*' "/etc/vz/conf/$id.conf" && vzctl start "$id"
+  done
+  ;;
+stop)
+  for id in $(containers); do vzctl stop "$id" --fast; done
+  ;;
+status)
+  [ -e /dev/vzctl ] || { echo "OpenVZ is stopped..."; exit 3; }
+  echo "OpenVZ is running..."
+  ;;
+esac
+exit 0
 """
 
 
-def install(host: Host, *, template: str = TEMPLATE) -> None:
-    """Make `host` an OpenVZ host; may be called again."""
+def install(host: Host, *, template: str = TEMPLATE, ordinary_kernel: bool = False) -> None:
+    """Make `host` an OpenVZ host; may be called again. `ordinary_kernel`: vzctl there has CRIU and no OpenVZ kernel."""
     home = host.path(HOME)
     shutil.rmtree(home, ignore_errors=True)
     shutil.copytree(TOOLS, home / "tools", ignore=shutil.ignore_patterns("__pycache__"))
@@ -83,6 +102,7 @@ def install(host: Host, *, template: str = TEMPLATE) -> None:
         host.path(directory).mkdir(parents=True, exist_ok=True)
     host.path("/etc/vz/vz.conf").write_text(VZ_CONF)
     _program(host.path("/etc/init.d/vz"), INIT_SCRIPT)
+    _ordinary(host, ordinary_kernel)
     link = host.path("/etc/rc2.d/S20vz")
     if not link.is_symlink():
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +115,25 @@ def _program(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
+
+
+def _ordinary(host: Host, wanted: bool) -> None:
+    marker = host.path("/etc/vz/lab-ordinary-kernel")
+    if wanted:
+        marker.touch()
+        host.path("/dev/vzctl").unlink(missing_ok=True)
+    else:
+        marker.unlink(missing_ok=True)
+
+
+def install_lab(lab: Lab, *, ordinary_kernel: bool = False) -> list[Host]:
+    """Make every host of a lab that has the role `openvz`, or every host when none has it, an OpenVZ host."""
+    chosen = [host for host in lab.hosts if ROLE in host.record.spec.roles] or lab.hosts
+    for host in chosen:
+        if host is not chosen[0]:
+            share_template(chosen[0], host)
+        install(host, ordinary_kernel=ordinary_kernel)
+    return chosen
 
 
 def share_template(source: Host, target: Host, template: str = TEMPLATE) -> None:

@@ -25,6 +25,7 @@ def dump(ctid: int, dump_file: Path) -> None:
     """Checkpoint the frozen container into one file, mode 0600, on disk when this returns."""
     with tempfile.TemporaryDirectory(dir=dump_file.parent, prefix=f".cpt.{ctid}.") as images:
         words = ["dump", "-t", str(kernel.init_pid(ctid)), "--leave-running", "--ghost-limit", str(GHOST_BYTES)]
+        words += ["--freeze-cgroup", str(kernel.group(ctid))]
         _criu(words, images, "dump.log")
         if not kernel.frozen(ctid):
             raise CheckpointError("the container ran on during the dump")
@@ -41,17 +42,28 @@ def _pack(images: Path, dump_file: Path) -> None:
         os.fsync(out.fileno())
 
 
+def dump_to(ctid: int, images: Path, root: str) -> None:
+    """Checkpoint a running container into a directory and end it; a failed one goes on running."""
+    words = ["dump", "-t", str(kernel.init_pid(ctid)), "--root", root, "--evasive-devices"]
+    _criu([*words, "--ghost-limit", str(GHOST_BYTES)], str(images), "dump.log")
+
+
 def undump(ctid: int, dump_file: Path, root: str, links: dict[str, str]) -> None:
     """Restore from a dump file and hold; `links` maps a container's interface to its host end."""
-    group = kernel.make_group(ctid)
     with tempfile.TemporaryDirectory(dir=dump_file.parent, prefix=f".rst.{ctid}.") as work:
         images = Path(work) / "images"
         _unpack(dump_file, images)
+        undump_from(ctid, images, root, links)
+
+
+def undump_from(ctid: int, images: Path, root: str, links: dict[str, str]) -> None:
+    """Restore from a directory of images and hold."""
+    group = kernel.make_group(ctid)
+    with tempfile.TemporaryDirectory(prefix=f"rst.{ctid}.") as work:
         hold = Path(work) / "hold"
         hold.write_text(HOLD.format(host=kernel.HOST_GROUP, group=group))
         hold.chmod(stat.S_IRWXU)
-        words = ["restore", "--root", root, "--restore-detached", "--pidfile", f"{work}/pid"]
-        words += ["--action-script", str(hold)]
+        words = ["restore", "--root", root, "--restore-detached", "--action-script", str(hold)]
         for inner, outer in links.items():
             words += ["--external", f"veth[{inner}]:{outer}"]
         try:

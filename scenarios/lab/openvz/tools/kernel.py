@@ -13,6 +13,9 @@ from pathlib import Path
 CGROUPS = Path("/sys/fs/cgroup")
 HOST_GROUP = CGROUPS / "init"
 VEPID = Path("/var/lib/vzctl/vepid")
+VZCTL = Path("/dev/vzctl")
+"""The device of an OpenVZ kernel. While it is there the emulation behaves as on such a kernel; without it as vzctl does
+on an ordinary one."""
 CLONE_NEW = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000  # mount, UTS, IPC, PID, net
 MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 PIVOT_ROOT = 155  # x86-64
@@ -34,6 +37,11 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
 def unmount(target: str, flags: int = 0) -> None:
     """umount2(2)."""
     _check(_libc.umount2(target.encode(), flags), target)
+
+
+def openvz() -> bool:
+    """Whether this passes for an OpenVZ kernel."""
+    return VZCTL.exists()
 
 
 def group(ctid: int) -> Path:

@@ -88,7 +88,7 @@ def _full(ct: Ct, voice: Voice, dump_file: Path) -> None:
     try:
         _dump(ct, voice, dump_file)
     except ExitError:
-        _go_on(ct)
+        go_on(ct)
         raise
     voice.say(f"{STEP}kill...")
     kernel.kill(ct.ctid)
@@ -112,10 +112,11 @@ def _simple(ct: Ct, voice: Voice, word: str, act: str, code: int) -> None:
         kernel.kill(ct.ctid)
         lifecycle.gone(ct)
     else:
-        _go_on(ct, hook=code == 16)
+        go_on(ct, hook=code == 16)
 
 
-def _go_on(ct: Ct, *, hook: bool = True) -> None:
+def go_on(ct: Ct, *, hook: bool = True) -> None:
+    """Back on the network and thawed; with `hook`, routes and proxy entries are put back first."""
     if hook and (held := network.addresses(ct.values)):
         network.net_add(ct.ctid, held, detect=False, host=ct.host)
     network.join(ct.ctid, ct.values)
@@ -159,7 +160,7 @@ def _restore(ct: Ct, voice: Voice, stage: str, dump_file: Path, *, skip_detect: 
             voice.complain(f"Restore error, resume failed: {error}")
             lifecycle.clean_up(ct, voice)
             raise ExitError(17, "Container restore failed") from error
-        _go_on(ct, hook=False)
+        go_on(ct, hook=False)
     voice.say("Container start in progress...")
     voice.say("Restoring completed successfully")
     if stage != "undump":

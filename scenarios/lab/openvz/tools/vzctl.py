@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import conf, ct, faults, lifecycle, settings, staged
+from . import conf, ct, faults, kernel, lifecycle, ordinary, settings, staged
 from .ct import Ct, ExitError, Voice
 
 VERSION = "4.11.1"
@@ -80,6 +80,8 @@ def _command(verb: str, words: list[str], voice: Voice, *, skip_lock: bool) -> i
     voice.ctid, voice.log = ctid, Path(host["LOGFILE"])
     if verb not in NEEDS_NO_CONFIG and not one.config.exists():
         raise ExitError(14, "Container config file does not exist")
+    if not kernel.openvz() and verb != "status":
+        voice.say("Directory /proc/vz not found, assuming non-OpenVZ kernel")
     with contextlib.nullcontext() if skip_lock or verb in UNLOCKED else _locked(one, voice):
         return _run(verb, one, words[1:], voice)
 
@@ -123,7 +125,9 @@ def _checkpoint(verb: str, one: Ct, options: set[str], values: dict[str, str], v
         raise ExitError(20, "Invalid syntax: only one sub command may be used")
     stage = stages[0][2:] if stages else ""
     file = Path(values["--dumpfile"]) if "--dumpfile" in values else None
-    if verb == "chkpnt":
+    if not kernel.openvz():
+        (ordinary.chkpnt if verb == "chkpnt" else ordinary.restore)(one, voice, stage)
+    elif verb == "chkpnt":
         staged.chkpnt(one, voice, stage, file, values.get("--flags", ""))
     else:
         staged.restore(one, voice, stage, file, skip_detect="--skip_arpdetect" in options)

@@ -41,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := next((one for one in fields if one not in WIDTHS), None):
         print(f"Unknown field: {unknown}", file=sys.stderr)
         return 1
+    if not kernel.openvz():
+        print("Unable to open /proc/fairsched: No such file or directory", file=sys.stderr)
+        return 0
     return _list(["numproc" if one == "nproc" else one for one in fields], wanted, all_of_them, header, as_json)
 
 
