@@ -22,7 +22,7 @@ def lab() -> Iterator[Lab]:
     """A lab of two hosts, alpha and beta, shared by the run's tests; each test leaves it as it found it."""
     need_root()
     if given := os.environ.get("MIGRATOR_TEST_LAB"):
-        yield _given(Topology(given))
+        yield given_lab(Topology(given))
         return
     remove_abandoned()
     made = Lab.up(Topology(own_name("t")))
@@ -49,7 +49,8 @@ def remove_abandoned() -> None:
             fleet.down(name)
 
 
-def _given(wanted: Topology) -> Lab:
+def given_lab(wanted: Topology) -> Lab:
+    """The lab somebody has named, brought up if it is not."""
     try:
         lab = Lab.load(wanted.name)
     except NoLabError:

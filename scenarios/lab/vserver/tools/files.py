@@ -2,7 +2,8 @@
 
 Rule: kept beside the files, by inode and birth time, so that hard links share them and no copy carries them: rsync to
 another host loses them, as it does in reality. A file that a guest made while it ran has that guest's tag; one made by
-the host has tag 0. Nothing is enforced: an immutable file can be written here.
+the host has tag 0 (told apart by time: what appears below a root while its guest runs is the guest's). Nothing is
+enforced: an immutable file can be written here.
 """
 
 import ctypes

@@ -75,8 +75,8 @@ def remove_addresses(config: Config) -> None:
 # --- mounts -------------------------------------------------------------------------------------------
 
 
-def fstab(config: Config) -> list[tuple[str, int, list[str]]]:
-    """(file, line number, words) of every entry. Raises ConfigError on a line that is none."""
+def fstab(config: Config, *, strict: bool = True) -> list[tuple[str, int, list[str]]]:
+    """(file, line number, words) of every entry. `strict`: raises ConfigError on a line that is none."""
     found = []
     for name in ("fstab", "fstab.local", "fstab.remote"):
         path = config.directory / name
@@ -85,6 +85,8 @@ def fstab(config: Config) -> list[tuple[str, int, list[str]]]:
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             words = line.split()
             if not words or words[0].startswith("#"):
+                continue
+            if len(words) < 3 and not strict:
                 continue
             if len(words) < 3:
                 raise ConfigError(f"{path}:{number}:{len(line)}: syntax error in fstab-entry")
@@ -121,7 +123,7 @@ def unmount(config: Config) -> None:
     """Each fstab entry, in reverse order, in the namespace of the caller; silently."""
     root = os.path.realpath(config.root)
     mounted = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
-    for _, _, words in reversed(fstab(config)):
+    for _, _, words in reversed(fstab(config, strict=False)):
         where = (root + "/" + words[1].lstrip("/")).rstrip("/")
         if where in mounted:
             subprocess.run(["umount", "-n", "-l", where], check=False, capture_output=True)
