@@ -11,6 +11,8 @@ from pathlib import Path
 
 from migrator.adapters import program, settings
 from migrator.adapters.journal import SqlJournal
+from migrator.adapters.logs import EventLog
+from migrator.adapters.metrics import Metrics, Served
 from migrator.adapters.ssh import Loop, SshLink
 from migrator.app.driver import Surroundings
 from migrator.core.inventory import Host, Inventory
@@ -19,6 +21,7 @@ from migrator.ports.observer import Observer
 ID_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 """Without those that are taken for each other when read out on the telephone."""
 ID_LENGTH = 8
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class Places:
     inventory: Path
     journal: str
     """Path of a SQLite file, or a database URL."""
+    log: str = ""
+    """File for the log, `-` for standard error; empty: none."""
 
     @classmethod
     def default(cls) -> "Places":
@@ -49,6 +54,8 @@ class Controller:
         self._journal: SqlJournal | None = None
         self._inventory: Inventory | None = None
         self._links: dict[str, SshLink] = {}
+        self._log: EventLog | None = None
+        self._served: Served | None = None
 
     @property
     def inventory(self) -> Inventory:
@@ -78,9 +85,17 @@ class Controller:
         holder = f"{socket.gethostname()}:{os.getpid()}"
         return Surroundings(self.journal, links, time.time, holder, observers, patience_s)
 
-    def observers(self, metrics_port: int | None) -> list[Observer]:
-        """Who listens beside the person at the terminal."""
-        return []
+    def observers(self, metrics_port: int | None = None, metrics_address: str = "") -> list[Observer]:
+        """Who listens beside the person at the terminal. Raises OSError when a log or port cannot be had."""
+        found: list[Observer] = []
+        if self.places.log:
+            self._log = self._log or EventLog.to(self.places.log)
+            found.append(self._log)
+        if metrics_port is not None:
+            metrics = Metrics()
+            self._served = Served(metrics.registry, metrics_address or LOOPBACK, metrics_port)
+            found.append(metrics)
+        return found
 
     @staticmethod
     def program() -> tuple[str, bytes]:
@@ -94,6 +109,9 @@ class Controller:
 
     def close(self) -> None:
         """Hang up everywhere."""
+        for held in (self._log, self._served):
+            if held is not None:
+                held.close()
         if self._loop is not None:
             self._loop.stop()
         if self._journal is not None:

@@ -16,6 +16,7 @@ from migrator.cli import exits, render
 from migrator.cli.exits import Exit
 from migrator.core.inventory import Host
 from migrator.ports.journal import LeaseLost
+from migrator.ports.observer import Observer
 from migrator.wire.faults import FaultError
 from migrator.wiring import Controller, Places, controller
 
@@ -68,6 +69,15 @@ def find_host(made: Controller, name: str) -> Host:
     if host is None:
         raise Failure(f"no host {name!r} in {made.places.inventory}; it has: {made.inventory.names}", Exit.NOT_FOUND)
     return host
+
+
+def listeners(made: Controller, port: int | None = None, address: str = "") -> list[Observer]:
+    """The log, and the metrics if a port is given; to be called before anything is changed. Raises Failure."""
+    try:
+        return made.observers(port, address)
+    except OSError as error:
+        where = error.filename or f"metrics at {address}:{port}"
+        raise Failure(f"{where}: {error.strerror or error}; nothing was changed", Exit.REFUSED) from None
 
 
 def say(text: str) -> None:

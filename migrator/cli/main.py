@@ -17,8 +17,15 @@ EPILOG = exits.HELP
 @click.version_option(migrator.__version__, prog_name="migrator")
 @click.option("--inventory", type=click.Path(path_type=Path), help="The fleet's hosts.  [env MIGRATOR_INVENTORY]")
 @click.option("--journal", "journal_at", help="SQLite file or database URL.  [env MIGRATOR_JOURNAL]")
+@click.option(
+    "--log",
+    metavar="FILE|-",
+    default="",
+    envvar="MIGRATOR_LOG",
+    help="Append one line of JSON per event to FILE, or to standard error.  [env MIGRATOR_LOG]",
+)
 @click.pass_context
-def main(context: click.Context, inventory: Path | None, journal_at: str | None) -> None:
+def main(context: click.Context, inventory: Path | None, journal_at: str | None, log: str) -> None:
     """Live migration of virtual environments between hosts.
 
     \b
@@ -30,7 +37,7 @@ def main(context: click.Context, inventory: Path | None, journal_at: str | None)
       migrator status                         what is unfinished, and what to do next
     """
     default = Places.default()
-    context.obj = Places(inventory or default.inventory, journal_at or default.journal)
+    context.obj = Places(inventory or default.inventory, journal_at or default.journal, log)
 
 
 @main.command()

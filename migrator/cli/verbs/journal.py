@@ -232,7 +232,7 @@ def take_up(
     display = Bars() if frame.terminal() else PlainLines()
 
     async def one(made: Controller, entry: Entry) -> None:
-        around = made.surroundings([display, *made.observers(None)], patience_s=5.0)
+        around = made.surroundings([display, *frame.listeners(made)], patience_s=5.0)
         try:
             driver = await Driver.take_up(entry.request.migration, around)
         except LeaseLost as lost:

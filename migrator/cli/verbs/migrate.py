@@ -132,6 +132,12 @@ def plan(places: Places, /, ve: str, target: str, as_json: bool, **given: Any) -
 @click.argument("target")
 @click.option("--parallel", type=click.IntRange(1, 100), default=2, show_default=True, help="So many at a time.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics here meanwhile.")
+@click.option(
+    "--metrics-address",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address for --metrics-port. They name hosts and VEs, and whoever reaches the port may read them.",
+)
 @policy_options
 @json_option
 @click.pass_obj
@@ -142,6 +148,7 @@ def migrate(
     target: str,
     parallel: int,
     metrics_port: int | None,
+    metrics_address: str,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -153,8 +160,9 @@ def migrate(
     outcomes: list[tuple[MigrationRequest, Story | FaultError]] = []
 
     async def work(made: Controller) -> None:
+        observers = frame.listeners(made, metrics_port, metrics_address)
         wanted = await requests(made, ves, target, given)
-        await run_all(made, wanted, parallel, outcomes, metrics_port)
+        await run_all(made, wanted, parallel, outcomes, observers)
 
     frame.run(places, work)
     show_outcomes(outcomes, as_json)
@@ -185,12 +193,12 @@ async def run_all(
     wanted: Sequence[MigrationRequest],
     parallel: int,
     outcomes: list[tuple[MigrationRequest, Story | FaultError]],
-    metrics_port: int | None = None,
+    others: Sequence[Observer] = (),
 ) -> None:
     """All of them, with progress, and Ctrl-C as said in `migrate --help`."""
     display = Bars() if frame.terminal() else PlainLines()
-    observers: list[Observer] = [display, *made.observers(metrics_port)]
-    fleet = Fleet(made.surroundings(observers), {host.name: host.parallel for host in made.inventory.hosts}, parallel)
+    per_host = {host.name: host.parallel for host in made.inventory.hosts}
+    fleet = Fleet(made.surroundings([display, *others]), per_host, parallel)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_on_interrupt, fleet, nursery)

@@ -1,0 +1,1 @@
+"""Its being here lets every test import `stories`."""
