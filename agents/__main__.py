@@ -23,6 +23,10 @@ def main() -> None:
             from agents import gate
 
             gate.main(migration)
+        case ["watch", root]:
+            from agents.transfer.changes import watcher
+
+            watcher.main(root)
         case ["supervise" | "stop" as verb]:
             from agents import supervise
 

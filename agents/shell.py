@@ -4,19 +4,18 @@ Rule: never a shell; output never to a terminal; a program that was ended or tha
 which means unknown, not failed.
 """
 
+import contextlib
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import trio
 
 from migrator.wire.faults import FaultCode, FaultError, fault_error
 
 TAIL_LINES = 12
-_DISCARD = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +41,76 @@ async def run(
     stdin: bytes = b"",
     cwd: Path | None = None,
     capture: bool = True,
+    hear: Callable[[str], None] | None = None,
 ) -> Ran:
     """Run to the end. A program over its limit is killed and reported with status None.
 
     `capture=False` gives it /dev/null for output: for programs whose children live on and would keep a pipe open.
+    `hear` is told of its standard output as it comes.
     """
     words = tuple(os.fspath(word) for word in argv)
-    output: dict[str, Any] = {"capture_stdout": True, "capture_stderr": True} if capture else _DISCARD
-    with trio.move_on_after(limit_s):
-        try:
-            done = await trio.run_process(
-                words,
-                stdin=stdin,
-                **output,
-                check=False,
-                env=None if env is None else {**os.environ, **env},
-                cwd=cwd,
-            )
-        except FileNotFoundError:
-            return Ran(words, 127, "", f"{words[0]}: not found")
-        status = done.returncode if done.returncode >= 0 else None
-        return Ran(words, status, _text(done.stdout), _text(done.stderr))
-    return Ran(words, None, "", f"gave up after {limit_s:g} s")
+    try:
+        process = await start(words, env=env, cwd=cwd, capture=capture)
+    except FileNotFoundError:
+        return Ran(words, 127, "", f"{words[0]}: not found")
+    return await finish(process, stdin, limit_s=limit_s, hear=hear)
 
 
-def _text(data: bytes | None) -> str:
-    return (data or b"").decode(errors="replace")
+async def start(
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, capture: bool = True
+) -> trio.Process:
+    """Start a program for `finish`. Raises FileNotFoundError."""
+    output = subprocess.PIPE if capture else subprocess.DEVNULL
+    surroundings = None if env is None else {**os.environ, **env}
+    return await trio.lowlevel.open_process(
+        argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=surroundings, cwd=cwd
+    )
+
+
+async def finish(
+    process: trio.Process, stdin: bytes = b"", *, limit_s: float = 60.0, hear: Callable[[str], None] | None = None
+) -> Ran:
+    """Let a started program go to its end, with this input. Killed when the wait is cancelled or over its limit."""
+    words = _words(process.args)
+    parts: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
+
+    async def feed() -> None:
+        if process.stdin is not None:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await process.stdin.send_all(stdin)
+            await process.stdin.aclose()
+
+    async def collect(stream: trio.abc.ReceiveStream | None, name: str) -> None:
+        while stream is not None and (data := await stream.receive_some(1 << 16)):
+            parts[name] += data
+            if hear is not None and name == "out":
+                hear(data.decode(errors="replace"))
+
+    try:
+        with trio.move_on_after(limit_s):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(feed)
+                nursery.start_soon(collect, process.stdout, "out")
+                nursery.start_soon(collect, process.stderr, "err")
+                await process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                said = _text(parts["err"]) + f"\ngave up after {limit_s:g} s"
+            status = None
+        else:
+            status, said = process.returncode, _text(parts["err"])
+    return Ran(words, status if status is not None and status >= 0 else None, _text(parts["out"]), said)
+
+
+def _words(args: object) -> tuple[str, ...]:
+    return tuple(os.fsdecode(word) for word in args) if isinstance(args, list | tuple) else (str(args),)
+
+
+def _text(data: bytes | bytearray) -> str:
+    return data.decode(errors="replace")
 
 
 def failed(ran: Ran, step: str, log: str = "") -> FaultError:

@@ -1,0 +1,129 @@
+"""The process that watches one tree of a VE's files: `migrator-agent watch ROOT`; and the agent's end of it.
+
+A process of its own, since a busy file system tells more than the agent's loop should have to read. Conversation on its
+standard input and output: a line of JSON {"pids": [...]} asks for what changed since the last time; the answer is a line
+of JSON {"bytes", "count", "scan"} and so many bytes of paths, relative to the root, each ended by a zero byte.
+"""
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from agents.transfer.changes.fanotify import CannotWatch, Watch
+from agents.transfer.changes.listing import Names, held_open, listing
+
+ANSWER_LIMIT_S = 60.0
+START_LIMIT_S = 600.0
+
+
+def main(root_path: str) -> None:
+    """The process. Says {"ready": reason why it cannot, or ""} first."""
+    root = os.fsencode(os.path.realpath(root_path))
+    try:
+        watch = Watch(Path(root_path))
+    except CannotWatch as error:
+        print(json.dumps({"ready": str(error)}), flush=True)
+        return
+    names = Names(root)
+    for _ in names.walk():
+        pass  # the kernel keeps what happens meanwhile
+    print(json.dumps({"ready": ""}), flush=True)
+    while _turn(watch, root, names):
+        pass
+
+
+def _turn(watch: Watch, root: bytes, names: Names) -> bool:
+    ready, _, _ = select.select([watch.fd, 0], [], [])
+    if watch.fd in ready:
+        watch.read()
+    if 0 not in ready:
+        return True
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return False
+    found = listing(watch, root, names, watch.take())
+    found.paths |= held_open(root, names, json.loads(line)["pids"])
+    data = b"".join(path + b"\0" for path in sorted(found.paths))
+    scan = found.scan or ("" if names.complete else "there are more files than are kept track of")
+    head = json.dumps({"bytes": len(data), "count": len(found.paths), "scan": scan})
+    sys.stdout.buffer.write(head.encode() + b"\n" + data)
+    sys.stdout.buffer.flush()
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What changed since the last time. `scan`: why a whole pass is needed instead; empty: the list is complete."""
+
+    paths: bytes
+    count: int
+    scan: str
+
+
+class Watcher:
+    """The agent's end. Whatever goes wrong with the process asks for a scan, never for trust."""
+
+    def __init__(self, process: trio.Process, refused: str) -> None:
+        self._process, self._refused = process, refused
+        self._buffer = bytearray()
+
+    @classmethod
+    async def start(cls, root: Path, program: Sequence[str] = ()) -> "Watcher":
+        """Watching when it returns; or refused, which `take` will say. `program` is the agent's, by default this one."""
+        argv = [*(program or (sys.executable, "-I", sys.argv[0])), "watch", str(root)]
+        process = await trio.lowlevel.open_process(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        made = cls(process, "")
+        try:
+            with trio.fail_after(START_LIMIT_S):
+                made._refused = json.loads(await made._line())["ready"]
+        except (trio.TooSlowError, EOFError, ValueError) as error:
+            made._refused = f"the watcher did not start: {error!r}"
+        return made
+
+    async def take(self, pids: Sequence[int] = ()) -> Changed:
+        """What changed; files that `pids` have open for writing are always among it."""
+        if self._refused:
+            return Changed(b"", 0, self._refused)
+        assert self._process.stdin is not None
+        try:
+            with trio.fail_after(ANSWER_LIMIT_S):
+                await self._process.stdin.send_all(json.dumps({"pids": list(pids)}).encode() + b"\n")
+                head = json.loads(await self._line())
+                return Changed(await self._exactly(head["bytes"]), head["count"], head["scan"])
+        except (trio.TooSlowError, trio.BrokenResourceError, EOFError, ValueError) as error:
+            self._refused = f"the watcher ended: {error!r}"
+            return Changed(b"", 0, self._refused)
+
+    async def close(self) -> None:
+        """Stop watching."""
+        with trio.CancelScope(shield=True):
+            self._process.kill()
+            await self._process.wait()
+
+    async def _line(self) -> bytes:
+        while b"\n" not in self._buffer:
+            await self._more()
+        line, _, rest = bytes(self._buffer).partition(b"\n")
+        self._buffer = bytearray(rest)
+        return line
+
+    async def _exactly(self, count: int) -> bytes:
+        while len(self._buffer) < count:
+            await self._more()
+        data = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return data
+
+    async def _more(self) -> None:
+        assert self._process.stdout is not None
+        data = await self._process.stdout.receive_some(1 << 16)
+        if not data:
+            raise EOFError("no answer")
+        self._buffer += data
