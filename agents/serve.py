@@ -4,10 +4,12 @@ Rule: bytes that make no sense end their own connection with a clear fault and t
 are carried out whoever hangs up.
 """
 
+import contextlib
 import os
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -36,6 +38,7 @@ from migrator.wire.messages import (
     PeerRequest,
     PeerRestore,
     PreCopy,
+    Progress,
     Reply,
     Request,
     Reserve,
@@ -78,8 +81,8 @@ class Daemon:
             self._keepers[ve] = Keeper(self.records.read(ve), self.records, self._works[ve], self.nursery)
         return self._keepers[ve]
 
-    async def answer(self, request: Request | PeerRequest) -> Reply:
-        """The reply to one request. Raises FaultError."""
+    async def answer(self, request: Request | PeerRequest, tell: Callable[[Progress], None]) -> Reply:
+        """The reply to one request; `tell` hears of progress meanwhile. Raises FaultError."""
         match request:
             case InspectHost():
                 return HostInspected(await self._facts())
@@ -94,7 +97,7 @@ class Daemon:
                 return await (await self.keeper(request.ve)).standing()
             case PreCopy():
                 await self.keeper(request.ve)
-                return await self._works[request.ve].copy(request)
+                return await self._works[request.ve].copy(request, tell)
             case Vet():
                 coming = Coming(request.facts, request.ve, request.mode, request.names)
                 return Vetted(tuple(await self.registry.named(request.facts.engine).vet(coming)))
@@ -177,21 +180,20 @@ async def converse(daemon: Daemon, stream: trio.SocketStream) -> None:
     reader, greeted = framing.FrameReader(), False
     sending = trio.Lock()
 
-    async def reply(number: int, body: Reply | Hello) -> None:
+    async def reply(number: int, body: Reply | Hello | Progress) -> None:
         async with sending:
-            await stream.send_all(encode(Envelope(number, body)))
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                # Who asked may have hung up; the record tells whoever asks next.
+                await stream.send_all(encode(Envelope(number, body)))
 
     async def carry_out(number: int, request: Request | PeerRequest) -> None:
         try:
-            body = await daemon.answer(request)
+            body = await daemon.answer(request, lambda notice: daemon.nursery.start_soon(reply, number, notice))
         except FaultError as error:
             body = error.fault
         except Exception as error:  # a mistake of ours must not take the daemon, and others' VEs, with it
             body = Fault(FaultCode.INTERNAL, f"{type(error).__name__}: {error}")
-        try:
-            await reply(number, body)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return  # who asked has hung up; the record tells whoever asks next
+        await reply(number, body)
 
     try:
         async for data in stream:

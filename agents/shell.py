@@ -94,15 +94,14 @@ async def finish(
                 nursery.start_soon(collect, process.stderr, "err")
                 await process.wait()
     finally:
-        if process.poll() is None:
+        given_up = process.poll() is None
+        if given_up:
             process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
-                said = _text(parts["err"]) + f"\ngave up after {limit_s:g} s"
-            status = None
-        else:
-            status, said = process.returncode, _text(parts["err"])
-    return Ran(words, status if status is not None and status >= 0 else None, _text(parts["out"]), said)
+    said = _text(parts["err"]) + (f"\ngave up after {limit_s:g} s" if given_up else "")
+    status = process.returncode if not given_up and process.returncode is not None else -1
+    return Ran(words, status if status >= 0 else None, _text(parts["out"]), said)
 
 
 def _words(args: object) -> tuple[str, ...]:

@@ -5,19 +5,21 @@ VE moves (live or stop-copy) and in which state it is to rest.
 """
 
 import contextlib
+import os
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import trio
 
 from agents import places
-from agents.engines.port import Coming, Engine
+from agents.engines.port import Coming, Engine, Tree
 from agents.handover.vocabulary import Act, PeerOrder
 from agents.peer import Peer
-from agents.transfer import channel, files, images
+from agents.transfer import channel, images
 from agents.transfer.channel import Channel
+from agents.transfer.file_copy import FileCopy
 from migrator.wire.facts import Mode, Record, VeState
 from migrator.wire.faults import FaultCode, FaultError, fault_error
 from migrator.wire.messages import (
@@ -32,6 +34,7 @@ from migrator.wire.messages import (
     PeerRestore,
     PeerRuns,
     PreCopy,
+    Progress,
     Reply,
     Reserve,
     Reserved,
@@ -44,6 +47,7 @@ PEER_PARTS: dict[type[PeerOrder], str] = {
     PeerDrop: "tell the target to drop",
 }
 """What the report calls the time spent waiting for the other agent."""
+IN_BLACKOUT = frozenset({Act.FREEZE, Act.DUMP, Act.SEND})
 ANNOUNCE_AFTER_S = (0.0, 1.0, 2.0, 4.0)
 
 
@@ -66,7 +70,7 @@ class VeWorks:
         self._ve, self._engine = ve, engine
         self._channel: Channel | None = None
         self._peer: Peer | None = None
-        self._places: dict[str, str] = {}
+        self._files: FileCopy | None = None
         self._blackout = Blackout()
         self._reservation: Reserve | None = None
         self._manifest: dict[str, str] = {}
@@ -81,7 +85,8 @@ class VeWorks:
         if act is Act.FREEZE:
             self._blackout = Blackout(began_s)
         result = await self._do(act, record)
-        self._blackout.parts_s[str(act)] = trio.current_time() - began_s
+        if act in IN_BLACKOUT:
+            self._blackout.parts_s[str(act)] = trio.current_time() - began_s
         return result
 
     async def _do(self, act: Act, record: Record) -> Reply | dict[str, str] | None:
@@ -127,26 +132,21 @@ class VeWorks:
 
     # --- source ----------------------------------------------------------------------------------
 
-    async def copy(self, order: PreCopy) -> Copied:
+    async def copy(self, order: PreCopy, tell: Callable[[Progress], None]) -> Copied:
         """One round while the VE runs. The first opens the channel and greets the other agent."""
         began_s = trio.current_time()
-        if self._channel is None or order.round == 1:
+        if self._files is None or order.round == 1:
+            await self._close_files()
             self._channel = channel.open_to(order.migration, order.address, order.port, order.host_keys)
-            self._places = dict(order.places)
-        sent = await self._copy_files(running=True, bandwidth_bytes_per_s=order.bandwidth_bytes_per_s)
+            self._files = FileCopy(self._channel, self._engine.trees(self._ve), order.places)
+        total = await trio.to_thread.run_sync(_disk_bytes, self._files.trees) if order.round == 1 else 0
+        sent = await self._files.round(
+            bandwidth_bytes_per_s=order.bandwidth_bytes_per_s,
+            moved=lambda done, rate: tell(Progress("files", done, max(total, done), rate)),
+        )
         files_s = trio.current_time() - began_s
         await self._peer_of(order.migration).greet()
-        return Copied(order.round, trio.current_time() - began_s, sent, files_s)
-
-    async def _copy_files(self, *, running: bool, bandwidth_bytes_per_s: int = 0) -> int:
-        assert self._channel is not None
-        sent = 0
-        for tree in self._engine.trees(self._ve):
-            place = Path(self._places[tree.name])
-            sent += await files.copy_pass(
-                self._channel, tree, place, running=running, bandwidth_bytes_per_s=bandwidth_bytes_per_s
-            )
-        return sent
+        return Copied(order.round, trio.current_time() - began_s, sent, files_s, notes=tuple(self._files.notes))
 
     async def _freeze(self, record: Record) -> None:
         if record.mode is Mode.LIVE:
@@ -177,7 +177,8 @@ class VeWorks:
 
     async def _last_pass(self) -> None:
         began_s = trio.current_time()
-        self._blackout.file_bytes = await self._copy_files(running=False)
+        assert self._files is not None
+        self._blackout.file_bytes = await self._files.last(self._engine.pids(self._ve))
         self._blackout.parts_s["last file pass"] = trio.current_time() - began_s
 
     async def _send(self, record: Record) -> dict[str, str]:
@@ -230,7 +231,13 @@ class VeWorks:
         self._peer = self._peer or Peer(self._channel)
         return self._peer
 
+    async def _close_files(self) -> None:
+        if self._files is not None:
+            await self._files.close()
+            self._files = None
+
     async def _close(self, migration: str) -> None:
+        await self._close_files()
         if self._peer is not None:
             await self._peer.close()
             self._peer = None
@@ -294,3 +301,18 @@ def _forget_target(migration: str) -> None:
     channel.forbid(migration)
     places.forbid(migration)
     shutil.rmtree(places.images(migration), ignore_errors=True)
+
+
+def _disk_bytes(trees: Sequence[Tree]) -> int:
+    """What the trees hold, for the progress of the first round; a file with several names counts once."""
+    seen: set[int] = set()
+    total = 0
+    for tree in trees:
+        for directory, _, names in os.walk(tree.path):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    status = os.lstat(os.path.join(directory, name))
+                    total += 0 if status.st_ino in seen else status.st_size
+                    if status.st_nlink > 1:
+                        seen.add(status.st_ino)
+    return total

@@ -180,6 +180,10 @@ class FakeEngine:
         """All its files; the description is written anew on the target."""
         return (Tree("root", self._root(ve)),)
 
+    def pids(self, ve: str) -> Sequence[int]:
+        """None that the kernel knows."""
+        return ()
+
     async def note(self, ve: str) -> None:
         """There is nothing that files do not carry."""
 

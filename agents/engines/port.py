@@ -96,6 +96,10 @@ class Engine(Protocol):
         """The files that move with the VE."""
         ...
 
+    def pids(self, ve: str) -> Sequence[int]:
+        """Its processes now, as this host numbers them; none where it has none or the engine cannot tell."""
+        ...
+
     async def note(self, ve: str) -> None:
         """Before the last pass over the files, no process running: write into the trees what rsync cannot carry."""
         ...

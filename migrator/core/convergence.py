@@ -14,8 +14,10 @@ FIXED_S = 0.25
 """Freeze, checkpoint of everything but memory, restore, two durable records: measured with one process, own network."""
 PAYS_FROM = 0.10
 """A round pays if it takes at least this share off the prediction."""
-MEASURABLE_BYTES = 1 << 20
-"""A round that moved less than this says nothing about the line."""
+MEASURABLE_BYTES = 32 << 20
+"""A round that moved less than this says more about the files it looked at than about the line."""
+SMALL_BYTES = 1 << 20
+"""A pass over the files that found no more than this is as short as a pass can be."""
 
 
 class Verdict(StrEnum):
@@ -61,7 +63,7 @@ def predict(rounds: Sequence[Copied], memory_bytes: int, assumed_bytes_per_s: fl
         rest = min(memory_bytes, int(last.dirty_bytes_per_s * max(last.duration_s, FIXED_S)))
     memory_s = rest / rate
     # Files are copied beside the checkpoint; a pass that finds little takes about as long as the last one did.
-    files_s = last.file_s if last is not None and last.file_bytes < MEASURABLE_BYTES else FIXED_S
+    files_s = last.file_s if last is not None and last.file_bytes < SMALL_BYTES else FIXED_S
     parts = {"fixed": FIXED_S, "memory": memory_s, "files": files_s}
     return Prediction(FIXED_S + max(memory_s, files_s - FIXED_S), rest, rate, parts)
 

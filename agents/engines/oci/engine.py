@@ -110,6 +110,11 @@ class OciEngine:
         """The bundle; its idea of the network is written anew on the target, where bridges may have other names."""
         return (Tree("bundle", BUNDLES / ve, ("/network.json",)),)
 
+    def pids(self, ve: str) -> Sequence[int]:
+        """All of its cgroup."""
+        group = Group(ve)
+        return group.processes() if group.path.is_dir() else []
+
     async def note(self, ve: str) -> None:
         """rsync carries all of a bundle."""
 
