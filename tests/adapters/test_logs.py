@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stories import BETA, BROKEN, GOOD, LOST, STARTED, request, said, tell, undone
 
 from migrator.adapters.logs import EventLog
 from migrator.core.vocabulary import AbortRequested, Policy, Role
+from tests.stories import BETA, BROKEN, GOOD, LOST, STARTED, request, said, tell, undone
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import urllib.request
 from dataclasses import replace
 
 import pytest
-from stories import BETA, BROKEN, GOOD, LOST, REQUEST, STARTED, VE, request, said, tell, undone
 
 from migrator.adapters import metrics as module
 from migrator.adapters.metrics import Metrics, Served
 from migrator.core.story import Story
 from migrator.core.vocabulary import AbortRequested, Policy, Replied, Resumed, Role
 from migrator.wire.messages import Progress
+from tests.stories import BETA, BROKEN, GOOD, LOST, REQUEST, STARTED, VE, request, said, tell, undone
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import trio
-from contract import EngineContract
 
 from agents.engines.fake import FakeEngine, Power
 from agents.engines.port import Engine
 from migrator.wire.facts import Interface, VeState
 from migrator.wire.faults import Fault, FaultCode, FaultError
+from tests.agents.engines.contract import EngineContract
 
 ETH0 = Interface("eth0", "02:00:00:00:00:01", "ve-web", "br0", 1500, ("10.0.0.7/24", "fd00::7/64"))
 

@@ -1,1 +1,0 @@
-"""Its being here lets every test import `stories`."""
