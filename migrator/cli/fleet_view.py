@@ -1,12 +1,12 @@
 """Finds VEs among the hosts of the fleet, and makes migration requests of what the operator typed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from migrator.cli import frame
 from migrator.cli.exits import Exit
 from migrator.cli.frame import Failure
 from migrator.cli.verbs.host import ask_all
-from migrator.core.inventory import names_between
+from migrator.core.inventory import Host, names_between
 from migrator.core.vocabulary import MigrationRequest, Policy
 from migrator.wire.facts import VeFacts
 from migrator.wire.faults import Fault
@@ -65,7 +65,14 @@ def request(made: Controller, ve: str, source: str, target: str, policy: Policy,
         target,
         there.bulk_address,
         there.port,
-        policy,
+        replace(policy, bandwidth_bytes_per_s=_bandwidth(policy, here, there)),
         new_id,
         names_between(here, there),
     )
+
+
+def _bandwidth(policy: Policy, here: Host, there: Host) -> int:
+    """What this migration may take: its own limit, and its share of what each host allows to all of its migrations."""
+    shares = [host.bandwidth_mbit * 125_000 // host.parallel for host in (here, there) if host.bandwidth_mbit]
+    own = [policy.bandwidth_bytes_per_s] if policy.bandwidth_bytes_per_s else []
+    return min([*shares, *own], default=0)

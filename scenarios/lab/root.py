@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 SUITE = "trixie"
@@ -42,7 +42,7 @@ class RootError(RuntimeError):
 
 def ensure(extra: Sequence[str] = ()) -> Path:
     """The directory of a root with the usual packages and `extra`; made now (about a minute) if it is not there yet."""
-    _need_programs()
+    need(NEEDED)
     CACHE.mkdir(parents=True, exist_ok=True)
     packages = sorted({*PACKAGES.split(), *extra})
     recipe = " ".join((SUITE, *packages, NEWER_SUITE, *NEWER, str(RECIPE)))
@@ -55,14 +55,17 @@ def ensure(extra: Sequence[str] = ()) -> Path:
     return root
 
 
-def _need_programs() -> None:
-    missing = sorted({package for program, package in NEEDED.items() if shutil.which(program) is None})
+def need(programs: Mapping[str, str]) -> None:
+    """Install the packages of those programs that this machine lacks. Raises RootError."""
+    missing = sorted({package for program, package in programs.items() if shutil.which(program) is None})
     if not missing:
         return
-    argv = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RootError(f"the lab needs {', '.join(missing)}, and {' '.join(argv)} failed: {done.stderr.strip()}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing]
+    for argv in (["apt-get", "update", "-q"], install):  # a new machine's lists are empty or old
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
+        if done.returncode:
+            raise RootError(f"{', '.join(missing)} are needed, and {' '.join(argv)} failed: {done.stderr.strip()}")
 
 
 def _make(root: Path, packages: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from agents.transfer.changes.watcher import Watcher
 from agents.transfer.files import LISTED, WHOLE
+from scenarios.lab import root as lab_root
 
 PROGRAM = (sys.executable, "-m", "agents")
 ROUNDS = 6
@@ -24,8 +25,7 @@ def tree(tmp_path: Path) -> Path:
     """A tree with some files, directories, hard links and odd names."""
     if os.geteuid() != 0:
         pytest.skip("fanotify needs root")
-    if shutil.which("rsync") is None:
-        subprocess.run(["apt-get", "install", "-y", "-q", "rsync"], check=True, capture_output=True)
+    lab_root.need({"rsync": "rsync"})
     root = tmp_path / "tree"
     for number in range(30):
         place = root / f"d{number % 5}" / f"e{number % 3}"
