@@ -1,9 +1,10 @@
 """What memory a process has, and which of it may be carried by us instead of by CRIU.
 
 CRIU restores a mapping lazily when it is anonymous, private, not locked, not hugetlb and not one of the kernel's own
-(``vma_entry_can_be_lazy``, CRIU 4.1.1). Exactly those, under the names below, are *ours*; everything else (file
-mappings, shared memory, the vDSO, locked memory) is left to CRIU's ordinary dump. Too little here costs time; too
-much would cost data, so an unknown name is not ours.
+(``vma_entry_can_be_lazy``, CRIU 4.1.1). Of those, the ones under the names below that hold no code are *ours*; everything
+else (file mappings, shared memory, the vDSO, locked memory) is left to CRIU's ordinary dump. Code is left to it because
+it writes a few instructions into the lowest executable mapping while it dumps, when we read. Too little here costs
+time; too much would cost data, so an unknown name is not ours.
 """
 
 import os
@@ -77,7 +78,7 @@ def areas(process: ProcessFacts) -> list[Area]:
         return [Area(start, end, False) for start, end, _, _ in _mappings(process.pid)]
     locked = _locked(process.pid) if process.locked else frozenset()
     return [
-        Area(start, end, permissions[3] == "p" and _anonymous(name) and start not in locked)
+        Area(start, end, permissions[2:] == "-p" and _anonymous(name) and start not in locked)
         for start, end, permissions, name in _mappings(process.pid)
     ]
 

@@ -31,7 +31,8 @@ _KERNELS_OWN = 1 << 2 | 1 << 3 | 1 << 12  # vsyscall, vDSO, vvar: VMA_AREA_* in 
 
 _ENTRY_BYTES = 1 << 26  # CRIU keeps lengths of entries in 32-bit integers here and there
 _MM_VMAS = 14
-_VMA_START, _VMA_END, _VMA_FLAGS, _VMA_STATUS = 1, 2, 6, 7
+_VMA_START, _VMA_END, _VMA_FLAGS, _VMA_STATUS, _VMA_MADVICE = 1, 2, 6, 7, 9
+_WIPE_ON_FORK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +76,22 @@ def read_pagemap(images: Path, pid: int) -> PagemapImage:
 
 def lazy_ranges(images: Path, pid: int) -> Extents:
     """Address ranges that CRIU will restore lazily: exactly those may be served by us."""
-    mm = next(_entries(images / f"mm-{pid}.img", _MM_MAGIC))
     ranges: Extents = []
-    for raw in mm.get(_MM_VMAS, []):
-        vma = _message(raw if isinstance(raw, bytes) else b"")
+    for vma in _mappings(images, pid):
         flags, status = int(vma[_VMA_FLAGS][0]), int(vma[_VMA_STATUS][0])
         wanted = _MAP_PRIVATE | _MAP_ANONYMOUS
         if flags & (wanted | _MAP_LOCKED | _MAP_HUGETLB) == wanted and not status & _KERNELS_OWN:
             ranges.append((int(vma[_VMA_START][0]), int(vma[_VMA_END][0])))
     return normalised(ranges)
+
+
+def wiped_ranges(images: Path, pid: int) -> Extents:
+    """Address ranges that a child of the process is to find empty (MADV_WIPEONFORK)."""
+    return normalised(
+        (int(vma[_VMA_START][0]), int(vma[_VMA_END][0]))
+        for vma in _mappings(images, pid)
+        if int(vma.get(_VMA_MADVICE, [0])[0]) & _WIPE_ON_FORK
+    )
 
 
 def processes(images: Path) -> list[int]:
@@ -162,6 +170,12 @@ def _copy(source: int, offset: int, target: int, length: int) -> None:
         if not done:
             raise MemoryRefused("a pages image ended early")
         offset, length = offset + done, length - done
+
+
+def _mappings(images: Path, pid: int) -> Iterator[dict[int, list[int | bytes]]]:
+    mm = next(_entries(images / f"mm-{pid}.img", _MM_MAGIC))
+    for raw in mm.get(_MM_VMAS, []):
+        yield _message(raw if isinstance(raw, bytes) else b"")
 
 
 def _put(file: BinaryIO, message: bytes) -> None:

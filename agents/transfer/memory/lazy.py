@@ -5,9 +5,8 @@ a userfaultfd over the mappings it left empty; at the end the word ``RSTF``. Fro
 page waits for us, and beside that everything is filled in from the front, so that a moment later nothing waits any
 more. The VE may fork, unmap and move meanwhile; the kernel tells and waits until we have heard.
 
-The rule kept here: as long as one page is missing, no userfaultfd of ours is closed, whatever goes wrong, for the kernel
-would give the VE zeros in place of its data. ``serve`` that fails leaves them open (the VE's threads wait, nothing
-is lost) and its caller must freeze the VE or end it; only ``release`` closes them.
+The rule kept here: as long as one page is missing, no userfaultfd is closed, whatever goes wrong, for the kernel
+would give the VE zeros in place of its data (``guardian`` sees to that when this process ends).
 """
 
 import array
@@ -19,233 +18,273 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 from agents.transfer.memory import images, kernel
 from agents.transfer.memory.extents import PAGE_BYTES
-from agents.transfer.memory.missing import Missing, Segment
+from agents.transfer.memory.filling import Filling, Kind, Note, Space
+from agents.transfer.memory.missing import Segment
 from agents.transfer.memory.port import Filled, MemoryRefused
 from agents.transfer.memory.store import HeldSpace
 
 SOCKET_NAME = "lazy-pages.socket"
 _FINISHED = 0x52535446
 _EVENT_BYTES = 32
-_PAGEFAULT, _FORK, _REMAP, _REMOVE, _UNMAP = 0x12, 0x13, 0x14, 0x15, 0x16
+_PAGEFAULT = 0x12
 _AROUND_BYTES = 16 * PAGE_BYTES
 _FILL_BYTES = 1 << 18
+_EVERYWHERE = (1 << 16, (1 << 47) - PAGE_BYTES)
 _PROCESS_GONE = {errno.ESRCH, errno.ENOSPC}
 
+Tell = Callable[[Note, int], None]
+"""Tells the guardian what happened, with a descriptor (-1: none), before it is acted on."""
 
-@dataclass(slots=True)
-class _Process:
-    """One address space being filled. ``shares``: a fork may still need the same pages of the store."""
 
-    uffd: int
-    store: HeldSpace
-    missing: Missing
-    shares: bool = False
-    waiting: set[int] = field(default_factory=set)
-    """Pages somebody waits for that could not be placed yet (an event came first)."""
+class Figures:
+    """What is seen of the worker from outside its process, in memory shared with it."""
+
+    def __init__(self) -> None:
+        self._words = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+
+    @property
+    def hearing(self) -> bool:
+        """An event is being taken from the kernel, and the guardian was not told of it yet."""
+        return bool(self._words[0])
+
+    @hearing.setter
+    def hearing(self, on: bool) -> None:
+        self._words[0] = int(on)
+
+    @property
+    def placed_bytes(self) -> int:
+        """Bytes copied into the VE."""
+        return self._words[1]
+
+    @property
+    def faults(self) -> int:
+        """How often somebody had to wait for a page."""
+        return self._words[2]
+
+    def placed(self, count_bytes: int) -> None:
+        """More bytes were copied."""
+        self._words[1] += count_bytes
+
+    def faulted(self) -> None:
+        """Somebody waits."""
+        self._words[2] += 1
+
+
+class PagesSocket:
+    """The socket in the restore's work directory, listening; it outlives a worker that ended before CRIU came."""
+
+    def __init__(self, work_directory: Path) -> None:
+        self.path = work_directory / SOCKET_NAME
+        self.path.unlink(missing_ok=True)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        _bind(self.listener, self.path)
+        self.listener.listen(1)
+
+    def close(self) -> None:
+        self.listener.close()
+        self.path.unlink(missing_ok=True)
+
+
+def prepare(image_directory: Path, held: dict[int, HeldSpace]) -> Filling:
+    """Everything that is to be restored. Raises ``MemoryRefused`` if images and store do not fit."""
+    images.check_held(image_directory, held)
+    for pid, space in held.items():
+        _add_lazy_pages(image_directory, pid, space)
+    return Filling(held, {pid: images.wiped_ranges(image_directory, pid) for pid in held})
 
 
 class LazyServer:
-    """Listens in the restore's work directory, then fills the VE's memory. Blocking; for a thread of its own."""
+    """Hears CRIU's restore, then fills the VE's memory. Blocking; the one worker of a process of its own.
 
-    def __init__(self, work_directory: Path, image_directory: Path, spaces: Mapping[int, HeldSpace]) -> None:
-        """Listens when it returns; start the restore then. Raises ``MemoryRefused`` if images and store do not fit."""
-        images.check_held(image_directory, dict(spaces))
-        self._spaces = dict(spaces)
-        for pid, space in self._spaces.items():
-            _add_lazy_pages(image_directory, pid, space)
-        self._path = work_directory / SOCKET_NAME
-        self._path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        _bind(self._listener, self._path)
-        self._listener.listen(1)
+    ``filling`` may be one that another worker had begun.
+    """
+
+    def __init__(self, pages: PagesSocket, filling: Filling, figures: Figures, tell: Tell) -> None:
+        self._listener, self._filling, self._figures, self._tell = pages.listener, filling, figures, tell
         self._selector = selectors.DefaultSelector()
-        self._stop_in, self._stop_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._selector.register(self._stop_in, selectors.EVENT_READ, None)
-        self._processes: list[_Process] = []
-        self._restored = False
-        self._faults = 0
-        self._bytes = 0
+        for index in range(len(filling.spaces)):
+            self._watch(index)
 
-    def serve(self, on_restored: Callable[[], None] = lambda: None) -> Filled:
-        """Until all memory is in place. ``on_restored`` is called when the VE is about to run.
+    def serve(self, guardian: socket.socket) -> Filled:
+        """Until all memory is in place.
 
-        Raises ``MemoryRefused`` if the restore ends before its time (the restored processes are gone then) and
-        ``ServerStopped`` after ``stop``.
+        Raises ``MemoryRefused`` if the restore ends before its time (the restored processes are gone then), and
+        ``GuardianGone`` when the other end of ``guardian`` is closed.
         """
         began = time.monotonic()
-        self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
-        connection: socket.socket | None = None
-        while not (self._restored and not self._unfinished()):
-            for key, _ in self._selector.select(0 if self._restored else None):
-                if key.data is None:
-                    raise ServerStopped("the lazy server was stopped")
+        if not self._filling.restored:
+            self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
+        self._selector.register(guardian, selectors.EVENT_READ, guardian)
+        self._wake_all()
+        while not (self._filling.restored and not self._unfinished()):
+            for key, _ in self._selector.select(0 if self._filling.restored else None):
+                if key.data is guardian:
+                    raise GuardianGone
                 if key.data is self._listener:
-                    connection = self._accept()
-                elif key.data is connection and connection is not None:
-                    if self._hear_restore(connection):
-                        on_restored()
-                elif isinstance(key.data, _Process):
-                    self._hear_process(key.data)
-            if self._restored:
+                    self._accept()
+                elif isinstance(key.data, socket.socket):
+                    self._hear_restore(key.data)
+                elif isinstance(key.data, int):
+                    self._hear_space(key.data)
+            if self._filling.restored:
                 self._fill_some()
-        return Filled(self._bytes, self._faults, time.monotonic() - began)
+        return Filled(self._figures.placed_bytes, self._figures.faults, time.monotonic() - began)
 
-    def stop(self) -> None:
-        """End ``serve`` from another thread; userfaultfds stay open."""
-        os.write(self._stop_out, b"x")
+    def _watch(self, index: int) -> None:
+        self._selector.register(self._filling.spaces[index].uffd, selectors.EVENT_READ, index)
 
-    def release(self) -> None:
-        """Close everything. Only after ``serve`` returned, or when the restored processes are gone."""
-        for process in self._processes:
-            os.close(process.uffd)
-        self._processes.clear()
-        self._selector.close()
-        self._listener.close()
-        self._path.unlink(missing_ok=True)
-        os.close(self._stop_in)
-        os.close(self._stop_out)
+    def _wake_all(self) -> None:
+        """Whoever waits for a page because of a worker that ended asks again."""
+        for space in self._filling.spaces:
+            kernel.uffd_wake(space.uffd, _EVERYWHERE)
 
-    def _accept(self) -> socket.socket:
+    def _happened(self, note: Note, fd: int = -1) -> None:
+        try:
+            self._tell(note, fd)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            self._filling.apply(note, fd)  # it happened all the same: whoever goes on must know
+            raise GuardianGone from error
+        self._filling.apply(note, fd)
+        if note.kind in {Kind.TAKEN, Kind.FORK}:
+            self._watch(len(self._filling.spaces) - 1)
+
+    def _accept(self) -> None:
         connection, _ = self._listener.accept()
         self._selector.unregister(self._listener)
         self._selector.register(connection, selectors.EVENT_READ, connection)
-        return connection
 
-    def _hear_restore(self, connection: socket.socket) -> bool:
-        """One message of CRIU's restore; True: it was the last, the VE is about to run."""
+    def _hear_restore(self, connection: socket.socket) -> None:
         word = connection.recv(4, socket.MSG_WAITALL)
         if len(word) != 4:
             self._selector.unregister(connection)
             connection.close()
-            if not self._restored:
+            if not self._filling.restored:
                 raise MemoryRefused("the restore ended before all processes were there")
-            return False
+            return
         (number,) = struct.unpack("=i", word)
         if number == _FINISHED:
-            self._restored = True
-            return True
-        if number > 0:
-            self._take_up(number, _receive_descriptor(connection))
-        return False
+            self._happened(Note(Kind.RESTORED))
+        elif number > 0:
+            uffd = _receive_descriptor(connection)
+            if number not in self._filling.held:
+                raise MemoryRefused(f"the restore asks for memory of process {number}, which was not sent")
+            self._happened(Note(Kind.TAKEN, first=number), uffd)
 
-    def _take_up(self, pid: int, uffd: int) -> None:
-        space = self._spaces.get(pid)
-        process = _Process(uffd, space or HeldSpace(-1), Missing.of(space.settle() if space else []))
-        self._processes.append(process)
-        self._selector.register(uffd, selectors.EVENT_READ, process)
-        if space is None:
-            raise MemoryRefused(f"the restore asks for memory of process {pid}, which was not sent")
+    def _hear_space(self, index: int) -> None:
+        space = self._filling.spaces[index]
+        while self._hear_event(index, space):
+            pass
+        for page in list(space.waiting):
+            self._answer(space, page)
 
-    def _hear_process(self, process: _Process) -> None:
-        while True:
-            try:
-                event = os.read(process.uffd, _EVENT_BYTES)
-            except BlockingIOError:
-                break
+    def _hear_event(self, index: int, space: Space) -> bool:
+        """Take one event from the kernel; False: there is none."""
+        self._figures.hearing = True
+        try:
+            event = os.read(space.uffd, _EVENT_BYTES)
+        except BlockingIOError:
+            return False
+        else:
             kind = event[0]
             first, second, third = struct.unpack_from("=3Q", event, 8)
             if kind == _PAGEFAULT:
-                self._faults += 1
-                process.waiting.add(second & ~(PAGE_BYTES - 1))
-            elif kind == _FORK:
-                self._follow_fork(process, first & 0xFFFFFFFF)
-            elif kind == _REMAP:
-                process.missing.move(first, second, third)
-            elif kind in {_REMOVE, _UNMAP}:
-                self._removed(process, first, second, unmapped=kind == _UNMAP)
-        for page in list(process.waiting):
-            self._answer(process, page)
+                self._figures.faulted()
+                space.waiting.add(second & ~(PAGE_BYTES - 1))
+            elif kind == Kind.FORK:
+                self._happened(Note(Kind.FORK, index), first & 0xFFFFFFFF)
+            elif kind == Kind.REMAP:
+                self._happened(Note(Kind.REMAP, index, first, second, third))
+            elif kind in {Kind.REMOVE, Kind.UNMAP}:
+                self._happened(Note(Kind(kind), index, first, second))
+                if kind == Kind.REMOVE:
+                    _let_go(space, first, second)
+            return True
+        finally:
+            self._figures.hearing = False
 
-    def _follow_fork(self, parent: _Process, uffd: int) -> None:
-        parent.shares = True
-        child = _Process(uffd, parent.store, parent.missing.copy(), shares=True)
-        self._processes.append(child)
-        self._selector.register(uffd, selectors.EVENT_READ, child)
-
-    def _removed(self, process: _Process, start: int, end: int, *, unmapped: bool) -> None:
-        """Gone from the process: never to be filled; what is touched there later is new and zero."""
-        process.missing.cut(start, end)
-        process.waiting = {page for page in process.waiting if not start <= page < end}
-        if not unmapped:
-            try:
-                kernel.uffd_unregister(process.uffd, (start, end))
-            except OSError as error:
-                if error.errno not in {errno.ENOMEM, errno.EINVAL, *_PROCESS_GONE}:
-                    raise
-
-    def _answer(self, process: _Process, page: int) -> None:
+    def _answer(self, space: Space, page: int) -> None:
         """Give the page somebody waits for, and its neighbours."""
-        segment = process.missing.around(page, page % _AROUND_BYTES, _AROUND_BYTES - page % _AROUND_BYTES)
+        segment = space.missing.around(page, page % _AROUND_BYTES, _AROUND_BYTES - page % _AROUND_BYTES)
         if segment is None:
-            if self._zero(process, page):
-                process.waiting.discard(page)
+            if _zero(space, page):
+                space.waiting.discard(page)
             return
-        if segment.start < page and not self._place(process, Segment(page, page + PAGE_BYTES, segment.shift)):
+        if segment.start < page and not self._place(space, Segment(page, page + PAGE_BYTES, segment.shift)):
             return
-        if self._place(process, segment) and process.missing.around(page, 0, PAGE_BYTES) is None:
-            process.waiting.discard(page)
+        if self._place(space, segment) and space.missing.around(page, 0, PAGE_BYTES) is None:
+            space.waiting.discard(page)
 
-    def _zero(self, process: _Process, page: int) -> bool:
-        _, error = kernel.uffd_zero(process.uffd, (page, page + PAGE_BYTES))
-        if error == errno.EEXIST:
-            kernel.uffd_wake(process.uffd, (page, page + PAGE_BYTES))
-        if error in _PROCESS_GONE:
-            self._gone(process)
-        if error not in {0, errno.EEXIST, errno.EAGAIN, errno.ENOENT, *_PROCESS_GONE}:
-            raise OSError(error, f"placing a zero page: {os.strerror(error)}")
-        return error != errno.EAGAIN
-
-    def _place(self, process: _Process, segment: Segment) -> bool:
+    def _place(self, space: Space, segment: Segment) -> bool:
         """Copy a segment into the process; False: an event must be heard first."""
-        pieces = process.missing.cut(segment.start, segment.end)
+        pieces = space.missing.cut(segment.start, segment.end)
         for index, piece in enumerate(pieces):
             at = piece.start
-            with _Window(process.store.fd, piece.start + piece.shift, piece.end - piece.start) as source:
+            with _Window(space.store.fd, piece.start + piece.shift, piece.end - piece.start) as source:
                 while at < piece.end:
-                    done, error = kernel.uffd_copy(process.uffd, at, source + at - piece.start, piece.end - at)
+                    done, error = kernel.uffd_copy(space.uffd, at, source + at - piece.start, piece.end - at)
                     at += done
-                    self._bytes += done
+                    self._figures.placed(done)
                     if error == errno.EAGAIN:
                         if not done:
                             rest = Segment(at, piece.end, piece.shift)
-                            process.missing.put_back(rest, *pieces[index + 1 :])
+                            space.missing.put_back(rest, *pieces[index + 1 :])
                             return False
                     elif error == errno.EEXIST:
-                        kernel.uffd_wake(process.uffd, (at, at + PAGE_BYTES))
+                        kernel.uffd_wake(space.uffd, (at, at + PAGE_BYTES))
                         at += PAGE_BYTES
                     elif error == errno.ENOENT:
                         at += PAGE_BYTES  # unmapped; its event is on the way
                     elif error in _PROCESS_GONE:
-                        self._gone(process)
+                        _gone(space)
                         return True
                     elif error:
                         raise OSError(error, f"placing memory at {at:#x}: {os.strerror(error)}")
-            if not process.shares:
-                kernel.punch_hole(process.store.fd, (piece.start + piece.shift, piece.end + piece.shift))
+            if not space.shares:
+                kernel.punch_hole(space.store.fd, (piece.start + piece.shift, piece.end + piece.shift))
         return True
 
-    def _gone(self, process: _Process) -> None:
-        process.missing.segments.clear()
-        process.waiting.clear()
-
     def _unfinished(self) -> bool:
-        return any(process.missing.segments for process in self._processes)
+        return any(space.missing.segments for space in self._filling.spaces)
 
     def _fill_some(self) -> None:
-        for process in self._processes:
-            if segment := process.missing.first(_FILL_BYTES):
-                self._place(process, segment)
+        for space in self._filling.spaces:
+            if segment := space.missing.first(_FILL_BYTES):
+                self._place(space, segment)
                 return
 
 
-class ServerStopped(Exception):
-    """``stop`` was called; memory is missing still, and the userfaultfds are open."""
+class GuardianGone(Exception):
+    """The process that holds the descriptors beside us has ended."""
+
+
+def _let_go(space: Space, start: int, end: int) -> None:
+    """Emptied by the process: what is touched there later is new and zero, and no business of ours."""
+    try:
+        kernel.uffd_unregister(space.uffd, (start, end))
+    except OSError as error:
+        if error.errno not in {errno.ENOMEM, errno.EINVAL, *_PROCESS_GONE}:
+            raise
+
+
+def _zero(space: Space, page: int) -> bool:
+    _, error = kernel.uffd_zero(space.uffd, (page, page + PAGE_BYTES))
+    if error == errno.EEXIST:
+        kernel.uffd_wake(space.uffd, (page, page + PAGE_BYTES))
+    if error in _PROCESS_GONE:
+        _gone(space)
+    if error not in {0, errno.EEXIST, errno.EAGAIN, errno.ENOENT, *_PROCESS_GONE}:
+        raise OSError(error, f"placing a zero page: {os.strerror(error)}")
+    return error != errno.EAGAIN
+
+
+def _gone(space: Space) -> None:
+    space.missing.segments.clear()
+    space.waiting.clear()
 
 
 class _Window:

@@ -93,6 +93,8 @@ class SourceSession:
         self._next_number = 1
         self._rounds = 0
         self._last_round_at: float | None = None
+        self.seal = ""
+        """Names what the target holds, once it has confirmed that; see `seal_of`."""
 
     def cancel(self) -> None:
         """End the call in progress with ``Cancelled``."""
@@ -236,10 +238,12 @@ class SourceSession:
             }
             for space in self._spaces.values()
         ]
-        tally.wire_bytes += write_frame(self._write, Kind.SEAL, payload=json.dumps(held).encode())
+        payload = json.dumps(held).encode()
+        tally.wire_bytes += write_frame(self._write, Kind.SEAL, payload=payload)
         said = json.loads(self._answer())
         if not said.get("sealed"):
             raise MemoryRefused(f"the target does not hold what the source sent: {said.get('why', 'no reason given')}")
+        self.seal = seal_of(payload)
 
     def _answer(self) -> bytes:
         frame = self._answers.next()
@@ -265,3 +269,8 @@ class SourceSession:
 def fingerprint(extents: Extents) -> str:
     """A hash of which pages are held; both sides compute it."""
     return hashlib.sha256(array("Q", chain.from_iterable(extents)).tobytes()).hexdigest()
+
+
+def seal_of(payload: bytes) -> str:
+    """The name of a sealed memory: a hash of all that the seal says."""
+    return hashlib.sha256(payload).hexdigest()

@@ -16,7 +16,7 @@ from agents.transfer.memory.extents import Extents, intersect, normalised, size_
 from agents.transfer.memory.frames import Corrupt, Frame, FrameReader, Kind, ReadInto, Write, write_frame
 from agents.transfer.memory.kernel import punch_hole
 from agents.transfer.memory.port import MemoryRefused
-from agents.transfer.memory.source import fingerprint
+from agents.transfer.memory.source import fingerprint, seal_of
 
 ADDRESS_END = 1 << 47
 
@@ -49,6 +49,8 @@ class PageStore:
         self._cap_bytes = cap_bytes
         self._spaces: dict[int, HeldSpace] = {}
         self.sealed = False
+        self.seal = ""
+        """Names the sealed content (`source.seal_of`); the source names it in the images it sends."""
 
     def receive(self) -> bool:
         while (frame := self._frames.next()) is not None:
@@ -73,10 +75,14 @@ class PageStore:
             raise MemoryRefused("the memory on the target is not complete")
         return {space.pid_in_ve: space for space in self._spaces.values()}
 
-    def close(self) -> None:
+    def give_back(self) -> None:
+        """The memory of a store whose content was placed; its seal stays known."""
         for space in self._spaces.values():
             os.close(space.fd)
         self._spaces.clear()
+
+    def close(self) -> None:
+        self.give_back()
         self.sealed = False
 
     def _take(self, frame: Frame) -> None:
@@ -91,7 +97,7 @@ class PageStore:
             case Kind.SYNC:
                 write_frame(self._write, Kind.ANSWER, payload=bytes(frame.payload))
             case Kind.SEAL:
-                self._seal(json.loads(bytes(frame.payload)))
+                self._seal(bytes(frame.payload))
             case Kind.ANSWER:
                 raise Corrupt("an answer where pages were expected")
 
@@ -115,10 +121,12 @@ class PageStore:
         space.news += frame.extents
         if len(space.news) > 1 << 16:
             space.settle()
-        if self._memory_bytes() > self._cap_bytes:
+        if self.memory_bytes > self._cap_bytes:
             raise MemoryRefused(f"the VE's memory exceeds the {self._cap_bytes >> 20} MiB set aside for it")
 
-    def _memory_bytes(self) -> int:
+    @property
+    def memory_bytes(self) -> int:
+        """What the store takes of this host's memory now."""
         return sum(os.fstat(space.fd).st_blocks * 512 for space in self._spaces.values())
 
     @staticmethod
@@ -128,12 +136,13 @@ class PageStore:
             punch_hole(space.fd, extent)
         space.extents = subtract(space.extents, gone)
 
-    def _seal(self, claims: list[dict[str, object]]) -> None:
+    def _seal(self, payload: bytes) -> None:
+        claims: list[dict[str, object]] = json.loads(payload)
         why = self._why_not(claims)
         if not why:
             for claim in claims:
                 self._space(int(str(claim["space"]))).pid_in_ve = int(str(claim["pid"]))
-            self.sealed = True
+            self.sealed, self.seal = True, seal_of(payload)
         write_frame(self._write, Kind.ANSWER, payload=json.dumps({"sealed": self.sealed, "why": why}).encode())
 
     def _why_not(self, claims: list[dict[str, object]]) -> str:

@@ -1,0 +1,115 @@
+"""Where a lazy restore stands: which address spaces there are, and what each of them still lacks.
+
+The worker that places pages and the guardian beside it both keep one of these. The worker tells the guardian, before it
+acts on it, everything that cannot be found out again: a descriptor that came, a range that the VE unmapped or
+moved, a fork. Pages placed are not told: placing one again is refused by the kernel (EEXIST) and harms nothing.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Self
+
+from agents.transfer.memory.extents import Extents
+from agents.transfer.memory.missing import Missing
+from agents.transfer.memory.store import HeldSpace
+
+_NOTE = struct.Struct("=iiQQQ")
+NOTE_BYTES = _NOTE.size
+
+
+class Kind(IntEnum):
+    """What a note says; the kernel's own numbers where it is an event of a userfaultfd."""
+
+    TAKEN = 1
+    """A restored process, by its id in the VE (`first`); its userfaultfd comes with the note."""
+    RESTORED = 2
+    """CRIU has finished: the VE may run from now on."""
+    FILLED = 3
+    """Nothing is missing any more."""
+    FORK = 0x13
+    """A child of process `index`; its userfaultfd comes with the note."""
+    REMAP = 0x14
+    """`third` bytes were moved from `first` to `second`."""
+    REMOVE = 0x15
+    """`first` to `second` was emptied (madvise)."""
+    UNMAP = 0x16
+    """`first` to `second` was unmapped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing that happened; `index` is the place of the process in the list."""
+
+    kind: Kind
+    index: int = 0
+    first: int = 0
+    second: int = 0
+    third: int = 0
+
+    def pack(self) -> bytes:
+        """As bytes, always `NOTE_BYTES` of them."""
+        return _NOTE.pack(self.kind, self.index, self.first, self.second, self.third)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Self:
+        """The inverse of `pack`."""
+        kind, index, first, second, third = _NOTE.unpack(data)
+        return cls(Kind(kind), index, first, second, third)
+
+
+@dataclass(slots=True)
+class Space:
+    """One address space being filled. ``shares``: a fork may still need the same pages of the store."""
+
+    uffd: int
+    store: HeldSpace
+    missing: Missing
+    shares: bool = False
+    wiped: Extents = field(default_factory=list)
+    """Ranges that a child is to find empty (MADV_WIPEONFORK)."""
+    waiting: set[int] = field(default_factory=set)
+    """Pages somebody waits for that could not be placed yet (an event came first)."""
+
+
+@dataclass(slots=True)
+class Filling:
+    """All address spaces of one restore. ``held`` is what the store has, by process id in the VE; ``wiped`` see `Space`."""
+
+    held: Mapping[int, HeldSpace]
+    wiped: Mapping[int, Extents] = field(default_factory=dict)
+    spaces: list[Space] = field(default_factory=list)
+    restored: bool = False
+    filled: bool = False
+
+    def apply(self, note: Note, fd: int = -1) -> None:
+        """Take in what happened; ``fd`` is the descriptor that came with it."""
+        match note.kind:
+            case Kind.TAKEN:
+                held = self.held[note.first]
+                self.spaces.append(Space(fd, held, Missing.of(held.settle()), wiped=self.wiped.get(note.first, [])))
+            case Kind.FORK:
+                self._fork(self.spaces[note.index], fd)
+            case Kind.REMAP:
+                self.spaces[note.index].missing.move(note.first, note.second, note.third)
+            case Kind.REMOVE | Kind.UNMAP:
+                space = self.spaces[note.index]
+                space.missing.cut(note.first, note.second)
+                space.waiting = {page for page in space.waiting if not note.first <= page < note.second}
+            case Kind.RESTORED:
+                self.restored = True
+            case Kind.FILLED:
+                self.filled = True
+
+    def _fork(self, parent: Space, fd: int) -> None:
+        parent.shares = True
+        child = Space(fd, parent.store, parent.missing.copy(), shares=True, wiped=parent.wiped)
+        for start, end in parent.wiped:
+            child.missing.cut(start, end)
+        self.spaces.append(child)
+
+    @property
+    def missing_bytes(self) -> int:
+        """What is not known to be in place."""
+        return sum(segment.end - segment.start for space in self.spaces for segment in space.missing.segments)

@@ -1,0 +1,144 @@
+"""Keeps a lazy restore going whichever process dies: a guardian that holds every descriptor, a worker that places pages.
+
+Measured on Linux 6.18: when the last descriptor of a userfaultfd is closed, threads that wait on it are woken and read
+*zeros*, and so does everyone who touches the rest. A worker that is killed would thereby corrupt the VE in silence. So the
+guardian holds a second descriptor of each userfaultfd, and the store; each worker is a fork of it:
+
+* The worker ends: the guardian forks another, which goes on from what the guardian was told.
+* The guardian ends: the worker becomes guardian itself, and forks a worker.
+* The worker ends between taking an event from the kernel and telling it (microseconds), or again and again: the guardian
+  freezes the VE's cgroup, keeps all descriptors open, and says so. Nothing reads a wrong byte.
+
+Both killed in one instant is the case left; the agent sees that nobody answers and reports it.
+"""
+
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from agents.transfer.memory.filling import NOTE_BYTES, Filling, Kind, Note
+from agents.transfer.memory.lazy import Figures, GuardianGone, LazyServer, PagesSocket
+from agents.transfer.memory.port import MemoryRefused
+
+WORKERS_MAX = 4
+_FILLED, _REFUSED, _BROKE = 0, 3, 4
+
+
+class Guardian:
+    """One lazy restore, as the guardian sees it.
+
+    ``start`` and ``hear`` may return in another process than they were called in: in a worker that has become
+    the guardian. The caller compares process ids.
+    """
+
+    def __init__(
+        self, pages: PagesSocket, filling: Filling, group: Path | None, forked: Callable[[], None] = lambda: None
+    ) -> None:
+        """``group``: the VE's cgroup, frozen when its memory cannot be completed. ``forked``: run first in a worker."""
+        self._pages, self.filling, self._group, self._forked = pages, filling, group, forked
+        self.figures = Figures()
+        self.broken = ""
+        """Why the memory cannot be completed; empty as long as it can."""
+        self._worker = self._workers = 0
+        self.notes: socket.socket | None = None
+        """What the worker says; to be watched for reading."""
+
+    @property
+    def worker(self) -> int:
+        """The worker's process id; 0: there is none."""
+        return self._worker
+
+    def start(self) -> None:
+        """Fork a worker."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._workers += 1
+        self._worker = os.fork()
+        if self._worker:
+            theirs.close()
+            self.notes = ours
+            return
+        ours.close()
+        self._forked()
+        self._work(theirs)
+        theirs.close()
+        self._workers = 0
+        self.notes = None
+        if self.filling.filled:
+            self.end()
+        else:
+            self.start()
+
+    def hear(self) -> None:
+        """Something is to be read from ``notes``."""
+        assert self.notes is not None
+        data, fds, _, _ = socket.recv_fds(self.notes, NOTE_BYTES, 1)
+        if data:
+            self.filling.apply(Note.unpack(data), fds[0] if fds else -1)
+            if self.filling.filled:
+                self.notes.send(b"k")
+            return
+        self.notes.close()
+        self.notes = None
+        _, status = os.waitpid(self._worker, 0)
+        self._worker = 0
+        self._ended(os.waitstatus_to_exitcode(status))
+
+    def end(self) -> None:
+        """The VE is complete, or gone: end the worker, close everything."""
+        if self._worker:
+            os.kill(self._worker, signal.SIGKILL)
+            os.waitpid(self._worker, 0)
+            self._worker = 0
+        if self.notes is not None:
+            self.notes.close()
+            self.notes = None
+        self._pages.close()
+        for space in self.filling.spaces:
+            os.close(space.uffd)
+        self.filling.spaces.clear()
+
+    def _ended(self, code: int) -> None:
+        if self.filling.filled:
+            self.end()
+        elif code == _REFUSED:
+            self.broken = "the restore ended before all processes were there"
+        elif self.figures.hearing:
+            self._give_up("the worker ended while it took an event from the kernel")
+        elif self._workers >= WORKERS_MAX:
+            self._give_up(f"{self._workers} workers ended one after the other, the last with {code}")
+        else:
+            self.start()
+
+    def _give_up(self, why: str) -> None:
+        self.broken = f"{why}; up to {self.filling.missing_bytes >> 20} MiB are missing, the VE stands still"
+        if self._group is not None:
+            (self._group / "cgroup.freeze").write_text("1")
+
+    def _work(self, guardian: socket.socket) -> None:
+        """In the worker: to the end of the process; returns only when the guardian has gone."""
+        try:
+            code = self._serve(guardian)
+        except (GuardianGone, BrokenPipeError, ConnectionResetError):
+            return
+        except MemoryRefused:
+            code = _REFUSED
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            code = _BROKE
+        os._exit(code)
+
+    def _serve(self, guardian: socket.socket) -> int:
+        def tell(note: Note, fd: int) -> None:
+            socket.send_fds(guardian, [note.pack()], [fd] if fd >= 0 else [])
+
+        LazyServer(self._pages, self.filling, self.figures, tell).serve(guardian)
+        self.filling.filled = True
+        tell(Note(Kind.FILLED), -1)
+        if not guardian.recv(1):
+            raise GuardianGone
+        return _FILLED

@@ -1,0 +1,311 @@
+"""The memory keeper: the target's process for one coming VE's memory, apart from the agent and outliving it.
+
+It listens on a root-only socket. Each connection begins with one line of JSON, and every line is answered by one:
+
+    {"do": "stream"} with two descriptors: take the pages in from the first, answer on the second; closed when it ends
+    {"do": "state"}                                  what is here now (`State`)
+    {"do": "serve", "work", "images", "group"}       the restore may begin: its lazy pages are served in `work`
+    {"do": "filled"}                                 answered when the VE waits for no page any more, or never will
+    {"do": "end"}                                    answered, then all is given back and the process ends
+
+Rule: a stream that ends without its seal leaves nothing behind, and the next may begin. What is sealed is kept until it is
+served or the agent says `end`; nobody else's word ends it.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import selectors
+import socket
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from agents.transfer.memory import lazy, streams
+from agents.transfer.memory.frames import Corrupt
+from agents.transfer.memory.guardian import Guardian
+from agents.transfer.memory.port import MemoryRefused
+from agents.transfer.memory.store import PageStore
+
+LINE_BYTES_MAX = 1 << 16
+PIPE_BYTES = 1 << 20
+
+
+class Phase(StrEnum):
+    """Where the keeper is."""
+
+    EMPTY = "empty"
+    RECEIVING = "receiving"
+    SEALED = "sealed"
+    SERVING = "serving"
+    FILLED = "filled"
+    BROKEN = "broken"
+    """The memory cannot be completed; ``why`` says the reason and what state the VE is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the keeper answers. ``seal`` names the memory held complete; empty: it is not."""
+
+    phase: Phase
+    why: str = ""
+    seal: str = ""
+    wire_bytes: int = 0
+    held_bytes: int = 0
+    placed_bytes: int = 0
+    faults: int = 0
+    pid: int = 0
+    worker: int = 0
+
+
+class MemoryKeeper:
+    """The process; ``run`` returns when it was told to end."""
+
+    def __init__(self, path: Path, cap_bytes: int) -> None:
+        """Listens on ``path`` when it returns; ``cap_bytes``: more memory than this is refused."""
+        self._path, self._cap_bytes = path, cap_bytes
+        path.unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        os.umask(mask)
+        self._listener.listen(16)
+        self._phase, self._why = Phase.EMPTY, ""
+        self._store: PageStore | None = None
+        self._guardian: Guardian | None = None
+        self._receiving: threading.Thread | None = None
+        self._stream: socket.socket | None = None
+        self._connections: set[socket.socket] = set()
+        self._patient: set[socket.socket] = set()
+        """Whoever waits for the memory to be filled."""
+        self._ended = False
+        self._selector = selectors.DefaultSelector()
+        self._pid = 0
+        self._set_up()
+
+    def run(self) -> None:
+        """Until it is told to end."""
+        while not self._ended:
+            for key, _ in self._selector.select():
+                key.data(key.fileobj)
+                if os.getpid() != self._pid:
+                    self._take_over()
+                    break
+        self._path.unlink(missing_ok=True)
+
+    def state(self) -> State:
+        """What is here now."""
+        store, guardian = self._store, self._guardian
+        return State(
+            self._phase,
+            self._why,
+            store.seal if store else "",
+            store.wire_bytes if store else 0,
+            store.memory_bytes if store else 0,
+            guardian.figures.placed_bytes if guardian else 0,
+            guardian.figures.faults if guardian else 0,
+            os.getpid(),
+            guardian.worker if guardian else 0,
+        )
+
+    # --- processes -------------------------------------------------------------------------------
+
+    def _set_up(self) -> None:
+        self._pid = os.getpid()
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._selector.register(self._wake_in, selectors.EVENT_READ, self._received)
+
+    def _forked(self) -> None:
+        """In a worker: let go of everything that is the guardian's; the listener stays, should it take over."""
+        self._selector.close()
+        for connection in (*self._connections, self._wake_in, self._wake_out):
+            connection.close()
+        self._connections.clear()
+        self._patient.clear()
+
+    def _take_over(self) -> None:
+        """This process was the worker; the guardian is gone."""
+        self._selector = selectors.DefaultSelector()
+        self._set_up()
+        self._watch_worker()
+
+    def _watch_worker(self) -> None:
+        guardian = self._guardian
+        assert guardian is not None
+        if guardian.notes is not None and guardian.notes not in self._selector.get_map():
+            self._selector.register(guardian.notes, selectors.EVENT_READ, self._hear_worker)
+        if guardian.broken:
+            self._settle(Phase.BROKEN, guardian.broken)
+        elif guardian.filling.filled and not guardian.worker:
+            self._settle(Phase.FILLED, "")
+
+    def _hear_worker(self, notes: socket.socket) -> None:
+        guardian = self._guardian
+        assert guardian is not None
+        fd = notes.fileno()
+        guardian.hear()
+        if os.getpid() != self._pid:
+            return
+        if notes.fileno() < 0:
+            self._forget(notes, fd)
+            self._watch_worker()
+
+    def _settle(self, phase: Phase, why: str) -> None:
+        self._phase, self._why = phase, why
+        if phase is Phase.FILLED and self._store is not None:
+            self._store.give_back()
+        for connection in list(self._patient):
+            self._say(connection, self.state())
+        self._patient.clear()
+
+    # --- conversations ---------------------------------------------------------------------------
+
+    def _accept(self, _: object) -> None:
+        connection, _peer = self._listener.accept()
+        self._connections.add(connection)
+        self._selector.register(connection, selectors.EVENT_READ, self._hear)
+
+    def _hear(self, connection: socket.socket) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(connection, LINE_BYTES_MAX, 2)
+            order = json.loads(data) if data else None
+        except (OSError, ValueError):
+            order, fds = None, []
+        if order is None:
+            self._hang_up(connection)
+            return
+        self._obey(connection, order, fds)
+
+    def _obey(self, connection: socket.socket, order: dict[str, Any], fds: list[int]) -> None:
+        match order.get("do"):
+            case "stream" if len(fds) == 2 and self._phase is Phase.EMPTY:
+                self._receive(connection, *fds)
+            case "serve" if self._phase is Phase.SEALED:
+                self._serve(Path(order["work"]), Path(order["images"]), order["group"])
+                self._say(connection, self.state())
+            case "filled" if self._phase is Phase.SERVING:
+                self._patient.add(connection)
+            case "end":
+                self._ended = True
+                self._give_all_back()
+                self._say(connection, self.state())
+            case "stream":
+                for fd in fds:
+                    os.close(fd)
+                self._hang_up(connection)
+            case _:
+                self._say(connection, self.state())
+
+    def _say(self, connection: socket.socket, state: State) -> None:
+        try:
+            connection.sendall(json.dumps(asdict(state)).encode() + b"\n")
+        except OSError:
+            self._hang_up(connection)
+
+    def _hang_up(self, connection: socket.socket) -> None:
+        self._forget(connection, connection.fileno())
+        self._connections.discard(connection)
+        self._patient.discard(connection)
+        connection.close()
+
+    def _forget(self, watched: socket.socket, fd: int) -> None:
+        key = self._selector.get_map().get(fd)
+        if key is not None and key.fileobj is watched:
+            self._selector.unregister(fd)
+
+    # --- acts ------------------------------------------------------------------------------------
+
+    def _receive(self, connection: socket.socket, pages_in: int, answers_out: int) -> None:
+        widen(pages_in)
+        self._store = PageStore(streams.reader(pages_in), streams.writer(answers_out), cap_bytes=self._cap_bytes)
+        self._phase, self._why, self._stream = Phase.RECEIVING, "", connection
+        self._receiving = threading.Thread(
+            target=self._take_in, args=(self._store, pages_in, answers_out), name="receive", daemon=True
+        )
+        self._receiving.start()
+
+    def _take_in(self, store: PageStore, pages_in: int, answers_out: int) -> None:
+        """In a thread: until the stream ends or is sealed."""
+        try:
+            if not store.receive():
+                self._why = "the stream ended before it was complete"
+        except (Corrupt, MemoryRefused, OSError, ValueError, KeyError) as error:
+            self._why = str(error)
+        finally:
+            os.close(pages_in)
+            os.close(answers_out)
+            self._wake_out.send(b"r")
+
+    def _received(self, _: object) -> None:
+        self._wake_in.recv(1)
+        assert self._receiving is not None
+        assert self._store is not None
+        self._receiving.join()
+        self._receiving = None
+        if self._store.sealed:
+            self._phase = Phase.SEALED
+        else:
+            self._store.close()
+            self._store, self._phase = None, Phase.EMPTY
+        if self._stream is not None:
+            self._hang_up(self._stream)
+            self._stream = None
+
+    def _serve(self, work: Path, image_directory: Path, group: str) -> None:
+        assert self._store is not None
+        try:
+            filling = lazy.prepare(image_directory, self._store.spaces())
+            pages = lazy.PagesSocket(work)
+        except (MemoryRefused, OSError) as error:
+            self._why = str(error)
+            return
+        self._phase, self._why = Phase.SERVING, ""
+        self._guardian = Guardian(pages, filling, Path(group) if group else None, self._forked)
+        self._guardian.start()
+        if os.getpid() == self._pid:
+            self._watch_worker()
+
+    def _give_all_back(self) -> None:
+        if self._guardian is not None:
+            self._guardian.end()
+        if self._store is not None and self._receiving is None:
+            self._store.close()
+
+
+def widen(fd: int) -> None:
+    """Let a pipe hold more, so that its two ends take turns less often; anything else stays as it is."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def main(path: Path, cap_bytes: int, log: Path) -> None:
+    """Start the keeper apart from whoever starts it; returns in the caller's process when it listens."""
+    listening, told = os.pipe()
+    if os.fork():
+        os.close(told)
+        if not os.read(listening, 1):
+            sys.exit(1)
+        return
+    os.setsid()
+    os.close(listening)
+    keeper = _started(path, cap_bytes, log)
+    os.write(told, b"k")
+    os.close(told)
+    keeper.run()
+    os._exit(0)
+
+
+def _started(path: Path, cap_bytes: int, log: Path) -> MemoryKeeper:
+    keeper = MemoryKeeper(path, cap_bytes)
+    null = os.open(os.devnull, os.O_RDWR)
+    errors = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    for fd, number in ((null, 0), (null, 1), (errors, 2)):
+        os.dup2(fd, number)
+    os.close(null)
+    os.close(errors)
+    return keeper
