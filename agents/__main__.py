@@ -1,9 +1,11 @@
-"""The agent's program: `serve` is the daemon, `bridge` and `gate` are what SSH sessions run, the others install it.
+"""The agent's program: `serve` is the daemon, `bridge` and `gate` are what SSH sessions run, `memory-sender`,
+`memory-keeper` and `veil` are processes the daemon starts, the others install it.
 
 Rule: `bridge` and `gate` import nothing heavy; they start in milliseconds.
 """
 
 import sys
+from pathlib import Path
 
 
 def main() -> None:
@@ -27,6 +29,18 @@ def main() -> None:
             from agents.transfer.changes import watcher
 
             watcher.main(root)
+        case ["memory-sender"]:
+            from agents.transfer.memory import sender
+
+            sender.main()
+        case ["memory-keeper", path, cap_bytes, log]:
+            from agents.transfer.memory import keeper
+
+            keeper.main(Path(path), int(cap_bytes), Path(log))
+        case ["veil"]:
+            from agents.transfer.memory import veil
+
+            veil.main()
         case ["supervise" | "stop" as verb]:
             from agents import supervise
 

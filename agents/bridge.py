@@ -30,6 +30,18 @@ def main(at: Path = places.SOCKET) -> None:
                 pass
 
 
+def lend(at: Path) -> None:
+    """Give our standard input and output themselves to who listens at `at`, until it hangs up: no byte passes here."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as taker:
+        try:
+            taker.connect(str(at))
+        except OSError as error:
+            print(f"nothing answers at {at}: {error.strerror}", file=sys.stderr)
+            sys.exit(NO_AGENT)
+        socket.send_fds(taker, [b'{"do": "stream"}\n'], [0, 1])
+        taker.recv(1)
+
+
 def _pump(agent: socket.socket, ready: list[object]) -> bool:
     if 0 in ready:
         data = os.read(0, CHUNK_BYTES)

@@ -26,7 +26,7 @@ def main(migration: str) -> None:
         manifest = images.receive(places.images(migration), sys.stdin.buffer)
         print(json.dumps(manifest), flush=True)
     elif words == ["memory"]:
-        bridge.main(places.memory_socket(migration))
+        bridge.lend(places.memory_socket(migration))
     elif permitted_rsync(words, places.read_permitted(migration)):
         os.execvp("rsync", words)
     else:

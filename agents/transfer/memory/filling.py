@@ -5,6 +5,7 @@ acts on it, everything that cannot be found out again: a descriptor that came, a
 moved, a fork. Pages placed are not told: placing one again is refused by the kernel (EEXIST) and harms nothing.
 """
 
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ class Kind(IntEnum):
     """CRIU has finished: the VE may run from now on."""
     FILLED = 3
     """Nothing is missing any more."""
+    CONNECTED = 4
+    """CRIU's restore has come; its connection comes with the note."""
     FORK = 0x13
     """A child of process `index`; its userfaultfd comes with the note."""
     REMAP = 0x14
@@ -80,12 +83,16 @@ class Filling:
     held: Mapping[int, HeldSpace]
     wiped: Mapping[int, Extents] = field(default_factory=dict)
     spaces: list[Space] = field(default_factory=list)
+    connection: int = -1
+    """CRIU's restore speaks here, until `restored`."""
     restored: bool = False
     filled: bool = False
 
     def apply(self, note: Note, fd: int = -1) -> None:
         """Take in what happened; ``fd`` is the descriptor that came with it."""
         match note.kind:
+            case Kind.CONNECTED:
+                self.connection = fd
             case Kind.TAKEN:
                 held = self.held[note.first]
                 self.spaces.append(Space(fd, held, Missing.of(held.settle()), wiped=self.wiped.get(note.first, [])))
@@ -99,6 +106,8 @@ class Filling:
                 space.waiting = {page for page in space.waiting if not note.first <= page < note.second}
             case Kind.RESTORED:
                 self.restored = True
+                os.close(self.connection)
+                self.connection = -1
             case Kind.FILLED:
                 self.filled = True
 

@@ -97,6 +97,9 @@ class Guardian:
             self.notes.close()
             self.notes = None
         self._pages.close()
+        if self.filling.connection >= 0:
+            os.close(self.filling.connection)
+            self.filling.connection = -1
         for space in self.filling.spaces:
             os.close(space.uffd)
         self.filling.spaces.clear()

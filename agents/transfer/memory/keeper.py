@@ -12,8 +12,6 @@ Rule: a stream that ends without its seal leaves nothing behind, and the next ma
 served or the agent says `end`; nobody else's word ends it.
 """
 
-import contextlib
-import fcntl
 import json
 import os
 import selectors
@@ -32,7 +30,6 @@ from agents.transfer.memory.port import MemoryRefused
 from agents.transfer.memory.store import PageStore
 
 LINE_BYTES_MAX = 1 << 16
-PIPE_BYTES = 1 << 20
 
 
 class Phase(StrEnum):
@@ -62,7 +59,7 @@ class State:
     worker: int = 0
 
 
-class MemoryKeeper:
+class KeeperProcess:
     """The process; ``run`` returns when it was told to end."""
 
     def __init__(self, path: Path, cap_bytes: int) -> None:
@@ -82,6 +79,8 @@ class MemoryKeeper:
         self._connections: set[socket.socket] = set()
         self._patient: set[socket.socket] = set()
         """Whoever waits for the memory to be filled."""
+        self._next: tuple[socket.socket, int, int] | None = None
+        """A stream that came while another was taken in."""
         self._ended = False
         self._selector = selectors.DefaultSelector()
         self._pid = 0
@@ -185,9 +184,12 @@ class MemoryKeeper:
         match order.get("do"):
             case "stream" if len(fds) == 2 and self._phase is Phase.EMPTY:
                 self._receive(connection, *fds)
+            case "stream" if len(fds) == 2 and self._phase is Phase.RECEIVING and self._next is None:
+                self._next = (connection, fds[0], fds[1])  # the one before has ended, and we have not heard so yet
             case "serve" if self._phase is Phase.SEALED:
                 self._serve(Path(order["work"]), Path(order["images"]), order["group"])
-                self._say(connection, self.state())
+                if os.getpid() == self._pid:
+                    self._say(connection, self.state())
             case "filled" if self._phase is Phase.SERVING:
                 self._patient.add(connection)
             case "end":
@@ -214,14 +216,14 @@ class MemoryKeeper:
         connection.close()
 
     def _forget(self, watched: socket.socket, fd: int) -> None:
-        key = self._selector.get_map().get(fd)
+        key = self._selector.get_map().get(fd) if fd >= 0 else None
         if key is not None and key.fileobj is watched:
             self._selector.unregister(fd)
 
     # --- acts ------------------------------------------------------------------------------------
 
     def _receive(self, connection: socket.socket, pages_in: int, answers_out: int) -> None:
-        widen(pages_in)
+        streams.widen(pages_in)
         self._store = PageStore(streams.reader(pages_in), streams.writer(answers_out), cap_bytes=self._cap_bytes)
         self._phase, self._why, self._stream = Phase.RECEIVING, "", connection
         self._receiving = threading.Thread(
@@ -255,6 +257,10 @@ class MemoryKeeper:
         if self._stream is not None:
             self._hang_up(self._stream)
             self._stream = None
+        if self._next is not None:
+            connection, pages_in, answers_out = self._next
+            self._next = None
+            self._obey(connection, {"do": "stream"}, [pages_in, answers_out])
 
     def _serve(self, work: Path, image_directory: Path, group: str) -> None:
         assert self._store is not None
@@ -277,12 +283,6 @@ class MemoryKeeper:
             self._store.close()
 
 
-def widen(fd: int) -> None:
-    """Let a pipe hold more, so that its two ends take turns less often; anything else stays as it is."""
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-
-
 def main(path: Path, cap_bytes: int, log: Path) -> None:
     """Start the keeper apart from whoever starts it; returns in the caller's process when it listens."""
     listening, told = os.pipe()
@@ -300,8 +300,8 @@ def main(path: Path, cap_bytes: int, log: Path) -> None:
     os._exit(0)
 
 
-def _started(path: Path, cap_bytes: int, log: Path) -> MemoryKeeper:
-    keeper = MemoryKeeper(path, cap_bytes)
+def _started(path: Path, cap_bytes: int, log: Path) -> KeeperProcess:
+    keeper = KeeperProcess(path, cap_bytes)
     null = os.open(os.devnull, os.O_RDWR)
     errors = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     for fd, number in ((null, 0), (null, 1), (errors, 2)):

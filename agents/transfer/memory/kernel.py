@@ -52,6 +52,8 @@ PM_SCAN_WP_MATCHING = 1 << 0
 _PAGEMAP_SCAN = 0xC0606610
 _SCAN_ARG = struct.Struct("=12Q")
 _SCAN_REGIONS = 8192
+_PROCMAP_QUERY = 0xC0686611
+_PROCMAP_QUERY_BYTES = 104
 
 
 def _check(result: int, what: str) -> int:
@@ -125,6 +127,21 @@ def scan_pagemap(
         found.extend(zip(flat[0::3], flat[1::3], flat[2::3], strict=True))
         at = _SCAN_ARG.unpack(argument)[4]
     return found
+
+
+def mapping_at(maps: int, address: int) -> Extent | None:
+    """The mapping of an open ``/proc/PID/maps`` that covers ``address``; None: there is none.
+
+    PROCMAP_QUERY, a few microseconds. ENOTTY: the kernel is older than 6.11.
+    """
+    argument = bytearray(_PROCMAP_QUERY_BYTES)
+    struct.pack_into("=3Q", argument, 0, _PROCMAP_QUERY_BYTES, 0, address)
+    try:
+        fcntl.ioctl(maps, _PROCMAP_QUERY, argument)
+    except FileNotFoundError:
+        return None
+    start, end = struct.unpack_from("=2Q", argument, 24)
+    return int(start), int(end)
 
 
 def punch_hole(fd: int, extent: Extent) -> None:

@@ -34,6 +34,7 @@ _EVENT_BYTES = 32
 _PAGEFAULT = 0x12
 _AROUND_BYTES = 16 * PAGE_BYTES
 _FILL_BYTES = 1 << 18
+_RESTORE = "restore"
 _EVERYWHERE = (1 << 16, (1 << 47) - PAGE_BYTES)
 _PROCESS_GONE = {errno.ESRCH, errno.ENOSPC}
 
@@ -117,7 +118,9 @@ class LazyServer:
         ``GuardianGone`` when the other end of ``guardian`` is closed.
         """
         began = time.monotonic()
-        if not self._filling.restored:
+        if self._filling.connection >= 0:
+            self._selector.register(self._filling.connection, selectors.EVENT_READ, _RESTORE)
+        elif not self._filling.restored:
             self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
         self._selector.register(guardian, selectors.EVENT_READ, guardian)
         self._wake_all()
@@ -127,8 +130,8 @@ class LazyServer:
                     raise GuardianGone
                 if key.data is self._listener:
                     self._accept()
-                elif isinstance(key.data, socket.socket):
-                    self._hear_restore(key.data)
+                elif key.data is _RESTORE:
+                    self._hear_restore()
                 elif isinstance(key.data, int):
                     self._hear_space(key.data)
             if self._filling.restored:
@@ -156,18 +159,25 @@ class LazyServer:
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
         self._selector.unregister(self._listener)
-        self._selector.register(connection, selectors.EVENT_READ, connection)
+        self._happened(Note(Kind.CONNECTED), connection.detach())
+        self._selector.register(self._filling.connection, selectors.EVENT_READ, _RESTORE)
 
-    def _hear_restore(self, connection: socket.socket) -> None:
+    def _hear_restore(self) -> None:
+        """One message of CRIU's; what is read of it must be told before we may end."""
+        self._figures.hearing = True
+        try:
+            with socket.socket(fileno=os.dup(self._filling.connection)) as connection:
+                self._hear_message(connection)
+        finally:
+            self._figures.hearing = False
+
+    def _hear_message(self, connection: socket.socket) -> None:
         word = connection.recv(4, socket.MSG_WAITALL)
         if len(word) != 4:
-            self._selector.unregister(connection)
-            connection.close()
-            if not self._filling.restored:
-                raise MemoryRefused("the restore ended before all processes were there")
-            return
+            raise MemoryRefused("the restore ended before all processes were there")
         (number,) = struct.unpack("=i", word)
         if number == _FINISHED:
+            self._selector.unregister(self._filling.connection)
             self._happened(Note(Kind.RESTORED))
         elif number > 0:
             uffd = _receive_descriptor(connection)

@@ -83,7 +83,7 @@ class SourceSession:
         self._processes = processes
         self._write = write
         self._answers = FrameReader(read_into)
-        self._method = method or (Method.WRITES if scan_works() else Method.CONTENT)
+        self.method = method or (Method.WRITES if scan_works() else Method.CONTENT)
         self._budget = Budget(shadow_cap_bytes)
         self._cancelled = threading.Event()
         self._throttle = Throttle(rate_bytes_per_s, self._cancelled, clock)
@@ -93,6 +93,8 @@ class SourceSession:
         self._next_number = 1
         self._rounds = 0
         self._last_round_at: float | None = None
+        self.done_bytes = self.total_bytes = 0
+        """Of the round under way: read so far, and to be read as far as it is known."""
         self.seal = ""
         """Names what the target holds, once it has confirmed that; see `seal_of`."""
 
@@ -108,6 +110,7 @@ class SourceSession:
         began = self._clock()
         since = began - self._last_round_at if self._last_round_at is not None else None
         tally = _Tally()
+        self.done_bytes = self.total_bytes = 0
         self._meet_processes(tally)
         for space in list(self._spaces.values()):
             try:
@@ -177,7 +180,7 @@ class SourceSession:
         note = ""
         if frozen:
             tracker = Whole(process)
-        elif self._method is Method.WRITES:
+        elif self.method is Method.WRITES:
             try:
                 tracker = WriteTracker(process)
             except NotTrackable as reason:
@@ -194,6 +197,7 @@ class SourceSession:
         wanted, content = space.tracker.changed()
         self._drop(space, subtract(space.at_target, content), tally)
         tally.content_bytes += size_bytes(content)
+        self.total_bytes += size_bytes(wanted)
         if space.note:
             tally.notes.append(space.note)
         lost = self._send(space, wanted, tally)
@@ -206,7 +210,9 @@ class SourceSession:
         lost: Extents = []
         for pages in self._reader.read(space.process.pid, wanted, self._throttle):
             sifted = space.tracker.sift(pages)
+            self.done_bytes += len(pages.data)
             if sifted.extents:
+                self._throttle.take(len(sifted.data))
                 tally.wire_bytes += write_frame(self._write, Kind.PAGES, space.number, sifted.extents, sifted.data)
                 tally.page_bytes += len(sifted.data)
             sent += sifted.extents

@@ -49,6 +49,8 @@ class PageStore:
         self._cap_bytes = cap_bytes
         self._spaces: dict[int, HeldSpace] = {}
         self.sealed = False
+        self.memory_bytes = 0
+        """What it took of this host's memory when pages came last."""
         self.seal = ""
         """Names the sealed content (`source.seal_of`); the source names it in the images it sends."""
 
@@ -121,13 +123,9 @@ class PageStore:
         space.news += frame.extents
         if len(space.news) > 1 << 16:
             space.settle()
+        self.memory_bytes = sum(os.fstat(each.fd).st_blocks * 512 for each in self._spaces.values())
         if self.memory_bytes > self._cap_bytes:
             raise MemoryRefused(f"the VE's memory exceeds the {self._cap_bytes >> 20} MiB set aside for it")
-
-    @property
-    def memory_bytes(self) -> int:
-        """What the store takes of this host's memory now."""
-        return sum(os.fstat(space.fd).st_blocks * 512 for space in self._spaces.values())
 
     @staticmethod
     def _drop(space: HeldSpace, extents: Extents) -> None:

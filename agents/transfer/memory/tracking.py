@@ -15,7 +15,7 @@ from typing import Protocol
 
 from agents.transfer.memory import injection, kernel
 from agents.transfer.memory.areas import Area, ProcessFacts, areas, ours
-from agents.transfer.memory.extents import Extents, intersect, normalised, subtract, union
+from agents.transfer.memory.extents import Extent, Extents, intersect, normalised, subtract, union
 from agents.transfer.memory.pagemap import Pagemap
 from agents.transfer.memory.reader import Pages
 
@@ -116,21 +116,42 @@ class WriteTracker:
 
     def _register(self, everything: list[Area], untracked: Extents) -> Extents:
         """Put mappings with untracked content under tracking; the ranges that are new, to be sent whole."""
-        fresh: Extents = []
-        for area in everything:
-            if not area.ours or not intersect(untracked, [(area.start, area.end)]):
-                continue
-            try:
-                kernel.uffd_register(self._uffd, (area.start, area.end), kernel.UFFDIO_REGISTER_MODE_WP)
-            except OSError as error:
-                if error.errno in _GONE:
-                    self.space_gone = True
-                elif error.errno not in _NOT_REGISTRABLE:
-                    raise
-                continue
-            fresh.append((area.start, area.end))
+        wanted = [area for area in everything if area.ours and intersect(untracked, [(area.start, area.end)])]
+        if not wanted:
+            return []
+        maps = os.open(f"/proc/{self._process.pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fresh = [(area.start, area.end) for area in wanted if self._register_one(maps, area)]
+        finally:
+            os.close(maps)
         self._registered = union(self._registered, fresh)
         return normalised(fresh)
+
+    def _register_one(self, maps: int, area: Area) -> bool:
+        extent = (area.start, area.end)
+        if not _is_mapping_still(maps, extent):
+            return False  # a later round will see what became of it
+        try:
+            kernel.uffd_register(self._uffd, extent, kernel.UFFDIO_REGISTER_MODE_WP)
+        except OSError as error:
+            if error.errno in _GONE:
+                self.space_gone = True
+            elif error.errno not in _NOT_REGISTRABLE:
+                raise
+            return False
+        return True
+
+
+def _is_mapping_still(maps: int, extent: Extent) -> bool:
+    """Whether this is one mapping, now: registering a part of one cuts it in two, and a later mremap over both fails."""
+    try:
+        return kernel.mapping_at(maps, extent[0]) == extent
+    except OSError as error:
+        if error.errno in {errno.ENOTTY, errno.EINVAL}:
+            return True  # an older kernel cannot be asked so quickly
+        if error.errno == errno.ESRCH:
+            return False
+        raise
 
 
 class Whole:

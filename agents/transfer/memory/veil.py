@@ -16,9 +16,8 @@ anyway, and refuses numbers it does not know: ``environment`` says which is want
 
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +34,8 @@ _MS_SLAVE = 1 << 19
 class Veiled:
     """One process and the file that stands for its pagemap."""
 
-    pid: int
     path: str
+    covers: str
 
 
 def environment(criu_version: tuple[int, int]) -> Mapping[str, str]:
@@ -59,7 +58,7 @@ def cover(process: process_areas.ProcessFacts, directory: Path) -> tuple[Veiled,
         file.truncate(_ADDRESS_END // PAGE_BYTES * ENTRY_BYTES)
         for span in (*shown, *intersect(stacks, mine)):
             _copy(true, span, file.fileno())
-    return Veiled(process.pid, str(path)), hidden
+    return Veiled(str(path), f"/proc/{process.pid}/pagemap"), hidden
 
 
 def _copy(true: Pagemap, span: Extent, file: int) -> None:
@@ -68,43 +67,12 @@ def _copy(true: Pagemap, span: Extent, file: int) -> None:
         os.pwrite(file, entries, span[0] // PAGE_BYTES * ENTRY_BYTES)
 
 
-class Runner:
+def main() -> None:
     """A process that waits, in a mount namespace of its own, to become the dump: started before the freeze.
 
-    ``run`` covers the pagemaps and turns the waiting process into ``argv`` (same process id, same output).
+    One line of JSON on its standard input says which pagemaps to cover (`veils`), the environment, the directory and
+    the `argv` it then becomes: same process id, same output. Without a line it ends.
     """
-
-    def __init__(self, *, stdout: int = subprocess.PIPE, stderr: int = subprocess.STDOUT) -> None:
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import main; main()"],
-            stdin=subprocess.PIPE,
-            stdout=stdout,
-            stderr=stderr,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-
-    def run(self, argv: Sequence[str], veils: Sequence[Veiled], extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Start ``argv``; the caller waits for it and reads its output."""
-        order = {
-            "argv": list(argv),
-            "environment": dict(extra),
-            "veils": [[veil.path, f"/proc/{veil.pid}/pagemap"] for veil in veils],
-        }
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order).encode() + b"\n")
-        self.process.stdin.close()
-        return self.process
-
-    def close(self) -> None:
-        """End it, if it still waits."""
-        if self.process.stdin is not None and not self.process.stdin.closed:
-            self.process.stdin.close()
-        self.process.wait()
-
-
-def main() -> None:
-    """The waiting process: one order on standard input, then it becomes what the order says."""
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount("none", "/", kernel.MS_REC | _MS_SLAVE)
     line = sys.stdin.buffer.readline()
@@ -115,7 +83,6 @@ def main() -> None:
         kernel.mount(source, target, kernel.MS_BIND)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    os.environ.pop("PYTHONPATH", None)
     os.environ.update(order["environment"])
     argv = order["argv"]
     os.execvp(argv[0], argv)

@@ -1,0 +1,279 @@
+"""The agent's ends of the two memory processes: what it says to them and hears from them, as calls that can be awaited.
+
+Rule: a process that does not answer is named, with what its silence means for the VE.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from agents import places, shell
+from agents.shell import Ran, failed
+from agents.transfer.memory.keeper import Phase, State
+from agents.transfer.memory.port import RoundStats
+from agents.transfer.memory.sender import Kind, Look, Task
+from agents.transfer.memory.veil import environment
+from migrator.wire.faults import FaultCode, FaultError, fault_error
+
+T = TypeVar("T")
+ANSWER_LIMIT_S = 10.0
+FILL_LIMIT_S = 600.0
+END_LIMIT_S = 3.0
+
+
+def program(*words: str) -> tuple[str, ...]:
+    """Argument list that runs another mode of the program file this agent runs from."""
+    return (sys.executable, "-I", sys.argv[0], *words)
+
+
+class NotSendable(Exception):
+    """This memory cannot be moved while the VE runs; nobody was harmed, and the sender has ended."""
+
+
+class _Lines:
+    """Lines of JSON to a process and from it."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self._received = b""
+
+    async def say(self, words: Mapping[str, Any]) -> None:
+        """Raises trio.BrokenResourceError when the process has gone."""
+        assert self.process.stdin is not None
+        await self.process.stdin.send_all(json.dumps(words).encode() + b"\n")
+
+    async def hear(self) -> dict[str, Any] | None:
+        """The next line; None: the process has ended."""
+        assert self.process.stdout is not None
+        while b"\n" not in self._received:
+            data = await self.process.stdout.receive_some()
+            if not data:
+                return None
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
+        heard: dict[str, Any] = json.loads(line)
+        return heard
+
+    async def end(self) -> None:
+        """Close its input, and wait for its end; kill it when that takes long. May be called again."""
+        with trio.CancelScope(shield=True):
+            assert self.process.stdin is not None
+            await self.process.stdin.aclose()
+            with trio.move_on_after(END_LIMIT_S):
+                await self.process.wait()
+                return
+            self.process.kill()
+            await self.process.wait()
+
+
+class MemorySender:
+    """The source's sender of one VE's memory. Made by ``start``; ``end`` in every case."""
+
+    def __init__(self, lines: _Lines, method: str) -> None:
+        self._lines = lines
+        self.method = method
+
+    @classmethod
+    async def start(cls, task: Task, argv: Sequence[str] = ()) -> "MemorySender":
+        """Raises NotSendable."""
+        lines = _Lines(await _open(argv or program("memory-sender")))
+        await lines.say(asdict(task))
+        heard = await lines.hear()
+        if heard is None or heard["did"] != "started":
+            await lines.end()
+            raise NotSendable(heard["why"] if heard else "the memory sender did not start")
+        return cls(lines, heard["method"])
+
+    async def round(self, moving: Callable[[int, int], None] = lambda done, total: None) -> RoundStats:
+        """One round while the VE runs. Raises NotSendable; FaultError(PEER_LOST) when the stream broke."""
+        return _made(RoundStats, await self._order({"do": "round"}, "round", moving))
+
+    async def limit(self, bytes_per_s: float | None) -> None:
+        """The cap from now on."""
+        await self._lines.say({"do": "rate", "bytes_per_s": bytes_per_s})
+
+    async def look(self, veils: Path) -> Look:
+        """Of the frozen VE; the dump may begin, and the rest is being sent. Raises as ``round`` does."""
+        return _made(Look, await self._order({"do": "last", "veils": str(veils)}, "look"))
+
+    async def sent(self) -> tuple[RoundStats, str]:
+        """After ``look``: the target holds everything; the name of its seal. Raises as ``round`` does."""
+        heard = await self._await("sent")
+        return _made(RoundStats, heard), heard["seal"]
+
+    async def end(self) -> None:
+        """Nothing of it is left in the VE. May be called again."""
+        await self._lines.end()
+
+    async def _order(
+        self, order: Mapping[str, Any], did: str, moving: Callable[[int, int], None] = lambda done, total: None
+    ) -> dict[str, Any]:
+        try:
+            await self._lines.say(order)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise _lost("the memory sender has ended") from None
+        return await self._await(did, moving)
+
+    async def _await(self, did: str, moving: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
+        try:
+            while (heard := await self._lines.hear()) is not None:
+                if heard["did"] == did:
+                    return heard
+                if heard["did"] == "moving":
+                    moving(heard["done_bytes"], heard["total_bytes"])
+                elif heard["did"] == "not":
+                    await self.end()
+                    raise NotSendable(heard["why"]) if heard["kind"] == Kind.REFUSED else _lost(heard["why"])
+        except trio.Cancelled:
+            await self.end()  # half an order: what it says next would answer nobody
+            raise
+        raise _lost("the memory sender has ended")
+
+
+class VeiledRun:
+    """A process that waits to become the dump, with the pagemaps covered. Made by ``start``, before the freeze."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, argv: Sequence[str] = ()) -> "VeiledRun":
+        """Waits from then on; costs nothing but its memory."""
+        return cls(await _open(argv or program("veil"), stderr=subprocess.STDOUT))
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        look: Look,
+        criu_version: tuple[int, int],
+        env: Mapping[str, str],
+        limit_s: float,
+    ) -> Ran:
+        """Run `argv` to its end under the veil; its output of both kinds is in `stderr`."""
+        order = {"argv": list(argv), "environment": {**env, **environment(criu_version)}, "veils": look.veils}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        said = bytearray()
+        with trio.move_on_after(limit_s):
+            await self._process.stdin.send_all(json.dumps(order).encode() + b"\n")
+            await self._process.stdin.aclose()
+            async for data in self._process.stdout:
+                said += data
+            status = await self._process.wait()
+            return Ran(tuple(argv), status if status >= 0 else None, "", said.decode(errors="replace"))
+        await self.end()
+        return Ran(tuple(argv), None, "", f"gave up after {limit_s:g} s")
+
+    async def end(self) -> None:
+        """It waits no longer. May be called again."""
+        with trio.CancelScope(shield=True):
+            self._process.kill()
+            await self._process.wait()
+
+
+class MemoryKeeper:
+    """The target's keeper of one VE's memory; any agent of this host may talk to it, also one that started later."""
+
+    def __init__(self, migration: str) -> None:
+        self.path = places.memory_socket(migration)
+        self._log = self.path.with_suffix(".log")
+
+    async def start(self, cap_bytes: int, argv: Sequence[str] = ()) -> None:
+        """Start it; listens when this returns. Raises FaultError(TOOL_FAILED)."""
+        await self.end()
+        words = (*(argv or program("memory-keeper")), str(self.path), str(cap_bytes), str(self._log))
+        ran = await shell.run(words, limit_s=ANSWER_LIMIT_S)
+        if not ran.ok:
+            raise failed(ran, "start the memory keeper")
+
+    async def state(self) -> State | None:
+        """What it holds; None: there is none."""
+        try:
+            return await self._ask({"do": "state"})
+        except (OSError, trio.BrokenResourceError):
+            return None
+
+    async def serve(self, work: Path, images: Path, group: Path | None) -> None:
+        """The restore may begin, with lazy pages, in the directory `work`. Raises FaultError(CORRUPT)."""
+        order = {"do": "serve", "work": str(work), "images": str(images), "group": str(group or "")}
+        try:
+            state = await self._ask(order)
+        except (OSError, trio.BrokenResourceError) as error:
+            raise _corrupt(f"the memory keeper does not answer: {error}") from error
+        if state.phase is not Phase.SERVING:
+            raise _corrupt(f"the memory here cannot be restored: {state.why or state.phase}")
+
+    async def filled(self) -> State | None:
+        """Returns when the VE waits for no page any more; None: there never was a keeper.
+
+        Raises FaultError(CORRUPT) when its memory cannot be completed.
+        """
+        state = await self.state()
+        if state is None and not self._log.exists():
+            return None
+        while state is not None and state.phase is Phase.SERVING:
+            state = await self._wait()
+        if state is None or state.phase is Phase.BROKEN:
+            why = state.why if state else "the memory keeper and its guardian were killed while pages were missing"
+            raise _corrupt(f"the VE's memory here is not complete: {why}; see {self._log}")
+        return state
+
+    async def end(self) -> None:
+        """End it and give everything back; only of a VE that is complete, or is not to run here."""
+        try:
+            await self._ask({"do": "end"})
+        except (OSError, trio.BrokenResourceError):
+            self.path.unlink(missing_ok=True)
+        self._log.unlink(missing_ok=True)
+
+    async def _wait(self) -> State | None:
+        try:
+            return await self._ask({"do": "filled"}, FILL_LIMIT_S)
+        except (OSError, trio.BrokenResourceError):
+            return await self.state()  # the guardian ended; whoever took over answers
+
+    async def _ask(self, order: Mapping[str, Any], limit_s: float = ANSWER_LIMIT_S) -> State:
+        with trio.move_on_after(limit_s):
+            async with await trio.open_unix_socket(str(self.path)) as stream:
+                await stream.send_all(json.dumps(order).encode() + b"\n")
+                said = bytearray()
+                while not said.endswith(b"\n"):
+                    data = await stream.receive_some()
+                    if not data:
+                        raise ConnectionResetError("it hung up")
+                    said += data
+            plain = json.loads(said)
+            return State(**{**plain, "phase": Phase(plain["phase"])})
+        raise TimeoutError(f"no answer within {limit_s:g} s")
+
+
+async def _open(argv: Sequence[str], stderr: int | None = None) -> trio.Process:
+    return await trio.lowlevel.open_process(
+        list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
+    )
+
+
+def _made(kind: type[T], heard: Mapping[str, Any]) -> T:
+    """The value a line of JSON speaks of; lists of it are tuples."""
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    plain = {name: value for name, value in heard.items() if name in names}
+    return kind(**{name: _tuples(value) for name, value in plain.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _lost(why: str) -> FaultError:
+    return fault_error(FaultCode.PEER_LOST, f"memory cannot reach the target: {why}", step="send memory")
+
+
+def _corrupt(why: str) -> FaultError:
+    return fault_error(FaultCode.CORRUPT, why, step="hold memory")

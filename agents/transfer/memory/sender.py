@@ -1,0 +1,171 @@
+"""The memory sender: the source's process for one leaving VE's memory, apart from the agent so that hashing disturbs nobody.
+
+The agent speaks to it in lines of JSON over standard input and output. The first line says what to send (`Task`); then:
+
+    {"do": "round"}                       one round; {"did": "round", ...RoundStats}, {"did": "moving", ...} meanwhile
+    {"do": "rate", "bytes_per_s": N}      the cap from now on, also in the midst of a round; null: free; not answered
+    {"do": "last", "veils": DIRECTORY}    of the frozen VE: {"did": "look", ...Look} as soon as the dump may begin, then
+                                          {"did": "sent", "seal": ..., ...RoundStats} when the target holds everything
+
+What fails is answered by {"did": "not", "kind": KIND, "why": ...}, after which only the end of input makes sense. Rule: when its
+input ends, or it is killed, nothing of it stays in the VE: the kernel takes the write protection away with the descriptor.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from agents.transfer.memory import streams, veil
+from agents.transfer.memory.areas import Gone
+from agents.transfer.memory.frames import Corrupt
+from agents.transfer.memory.port import MemoryRefused, Method, RoundStats
+from agents.transfer.memory.reader import Cancelled
+from agents.transfer.memory.source import SourceSession
+
+MOVING_EVERY_S = 0.25
+END_LIMIT_S = 2.0
+
+
+class Kind(StrEnum):
+    """Why something was not done."""
+
+    REFUSED = "refused"
+    """This memory cannot be moved this way; nobody was harmed."""
+    LOST = "lost"
+    """The stream to the target broke."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to send, and by which program it reaches the target's keeper."""
+
+    init_pid: int
+    group: str
+    """The VE's cgroup; every process in it and below belongs to the VE."""
+    stream: tuple[str, ...]
+    method: str = ""
+    """A `Method`, or empty: the best this kernel has."""
+    shadow_cap_bytes: int = 1 << 30
+    rate_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the frozen VE has still to send, and the files that stand for its pagemaps (path, what it covers)."""
+
+    changed_bytes: int
+    veils: tuple[tuple[str, str], ...]
+
+
+class SenderProcess:
+    """The process."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._out = threading.Lock()
+        self._ssh = subprocess.Popen(task.stream, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert self._ssh.stdin is not None
+        assert self._ssh.stdout is not None
+        streams.widen(self._ssh.stdin.fileno())
+        self._session = SourceSession(
+            task.init_pid,
+            self._processes,
+            streams.writer(self._ssh.stdin.fileno()),
+            streams.reader(self._ssh.stdout.fileno()),
+            method=Method(task.method) if task.method else None,
+            shadow_cap_bytes=task.shadow_cap_bytes,
+            rate_bytes_per_s=task.rate_bytes_per_s,
+        )
+
+    def run(self) -> None:
+        """Until the input ends."""
+        threading.Thread(target=self._listen, name="orders", daemon=True).start()
+        self._say("started", {"method": self._session.method})
+        while (order := self._orders.get()) is not None:
+            try:
+                self._obey(order)
+            except Cancelled:
+                break
+            except (MemoryRefused, Gone) as error:
+                self._say("not", {"kind": Kind.REFUSED, "why": str(error)})
+            except (Corrupt, OSError) as error:
+                self._say("not", {"kind": Kind.LOST, "why": f"{error}{self._last_words()}"})
+        self._session.undo()
+        self._ssh.kill()
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        match order["do"]:
+            case "round":
+                stop = threading.Event()
+                teller = threading.Thread(target=self._tell_moving, args=(stop,), name="moving", daemon=True)
+                teller.start()
+                try:
+                    stats = self._session.round()
+                finally:
+                    stop.set()
+                    teller.join()
+                self._say("round", asdict(stats))
+            case "last":
+                self._last(Path(order["veils"]))
+
+    def _last(self, directory: Path) -> None:
+        look = self._session.last_look()
+        veils = [veil.cover(process, directory)[0] for process in look.processes]
+        self._say("look", asdict(Look(look.changed_bytes, tuple((each.path, each.covers) for each in veils))))
+        stats: RoundStats = self._session.send_last(look)
+        self._say("sent", {"seal": self._session.seal, **asdict(stats)})
+
+    def _tell_moving(self, stop: threading.Event) -> None:
+        while not stop.wait(MOVING_EVERY_S):
+            self._say("moving", {"done_bytes": self._session.done_bytes, "total_bytes": self._session.total_bytes})
+
+    def _processes(self) -> Sequence[int]:
+        found: list[int] = []
+        for directory, _, _ in os.walk(self._task.group):
+            found += [int(word) for word in Path(directory, "cgroup.procs").read_text().split()]
+        return found
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            order = json.loads(line)
+            if order["do"] == "rate":
+                self._session.set_rate(order["bytes_per_s"])
+            else:
+                self._orders.put(order)
+        self._session.cancel()
+        self._orders.put(None)
+        # A stream that takes nothing would hold the process up, and the VE under tracking, for ever.
+        threading.Timer(END_LIMIT_S, os._exit, (1,)).start()
+
+    def _say(self, did: str, words: dict[str, Any]) -> None:
+        with self._out:
+            sys.stdout.write(json.dumps({"did": did, **words}) + "\n")
+            sys.stdout.flush()
+
+    def _last_words(self) -> str:
+        try:
+            _, said = self._ssh.communicate(timeout=END_LIMIT_S)
+        except (subprocess.TimeoutExpired, ValueError, OSError):
+            return ""
+        words = said.decode(errors="replace").strip()
+        return f" (ssh: {words[-500:]})" if words else ""
+
+
+def main() -> None:
+    """One task, from standard input."""
+    given = json.loads(sys.stdin.readline())
+    try:
+        sender = SenderProcess(Task(**{**given, "stream": tuple(given["stream"])}))
+    except (Gone, OSError) as error:
+        print(json.dumps({"did": "not", "kind": Kind.REFUSED, "why": str(error)}), flush=True)
+        return
+    sender.run()

@@ -1,0 +1,128 @@
+"""What the target holds after the seal is, page by page, what the frozen VE holds; found out by reading both anew.
+
+The tests read the frozen processes' memory with code of their own: `/proc/PID/maps`, `mem` and `pagemap`.
+"""
+
+import os
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from memory_ve import Ve
+
+from agents.transfer.memory import streams, veil
+from agents.transfer.memory.port import LastLook, Method
+from agents.transfer.memory.source import SourceSession
+from agents.transfer.memory.store import HeldSpace, PageStore
+
+pytestmark = pytest.mark.lab
+
+PAGE = 4096
+MODES = (
+    *("plain", "forks", "threads", "mremap", "munmap", "dontneed", "free", "shared", "file"),
+    *("none", "stack", "huge", "exec", "locked", "code"),
+)
+ZERO = bytes(PAGE)
+
+
+class Pair:
+    """Both ends of one memory stream, over a socket pair."""
+
+    def __init__(self, ve: Ve, init: int, method: Method) -> None:
+        ours, theirs = socket.socketpair()
+        self.ends = ours, theirs
+        self.source = SourceSession(
+            init, ve.processes, streams.writer(ours.fileno()), streams.reader(ours.fileno()), method=method
+        )
+        self.store = PageStore(streams.reader(theirs.fileno()), streams.writer(theirs.fileno()), cap_bytes=1 << 32)
+        self._thread = threading.Thread(target=self.store.receive)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.source.undo()
+        self.ends[0].close()
+        self._thread.join()
+        self.ends[1].close()
+        self.store.close()
+
+
+def moved(ve: Ve, pair: Pair) -> LastLook:
+    """Rounds while it runs, then the frozen rest; returns with the VE frozen and the memory sealed."""
+    for pause_s in (0.05, 0.02, 0.08):
+        pair.source.round()
+        time.sleep(pause_s)  # not awaited: the program has to get on between rounds, it does not matter how far
+    ve.freeze()
+    look = pair.source.last_look()
+    pair.source.send_last(look)
+    assert pair.store.sealed
+    return look
+
+
+@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("mode", MODES)
+def test_held_is_what_the_frozen_ve_holds(ve: Ve, churn: Path, tmp_path: Path, mode: str, method: Method) -> None:
+    """Under every kind of change, by either method: each page is held as it is, or is left to CRIU, which can see it."""
+    init = ve.start(str(churn), mode, str(os.getpid()), str(tmp_path / "mapped"))
+    for _ in range(3):
+        pair = Pair(ve, init.pid, method)
+        try:
+            look = moved(ve, pair)
+            held = {facts.pid: space for facts in look.processes for space in [pair.store.spaces()[facts.pid_in_ve]]}
+            alive = [pid for pid in ve.processes() if Path(f"/proc/{pid}/maps").read_bytes()]
+            assert sorted(held) == alive
+            carried = sum(check(pid, held[pid], veiled(look, pid, tmp_path)) for pid in held)
+            assert carried > 200
+        finally:
+            ve.thaw()
+            pair.close()
+    assert init.poll() is None
+
+
+def veiled(look: LastLook, pid: int, directory: Path) -> Path:
+    """The pagemap that CRIU is shown of a process."""
+    [facts] = [each for each in look.processes if each.pid == pid]
+    return Path(veil.cover(facts, directory)[0].path)
+
+
+def check(pid: int, held: HeldSpace, shown: Path) -> int:
+    """Compare one process; the number of pages that we carry."""
+    carried = 0
+    where = held.settle()
+    with (
+        open(f"/proc/{pid}/mem", "rb", buffering=0) as memory,
+        open(f"/proc/{pid}/pagemap", "rb", buffering=0) as true,
+        shown.open("rb", buffering=0) as seen,
+    ):
+        for start, end in mappings(pid):
+            for address in range(start, end, PAGE):
+                present = entry(true, address) >> 62 != 0
+                ours = any(first <= address < last for first, last in where)
+                if ours:
+                    carried += 1
+                    assert os.pread(held.fd, PAGE, address) == os.pread(memory.fileno(), PAGE, address), (
+                        f"process {pid}: {address:#x} is held otherwise"
+                    )
+                elif present and not entry(seen, address) >> 62:
+                    assert os.pread(memory.fileno(), PAGE, address) == ZERO, (
+                        f"process {pid}: {address:#x} is neither held nor left to CRIU"
+                    )
+    return carried
+
+
+def entry(pagemap: object, address: int) -> int:
+    """The pagemap's word for one page."""
+    data = os.pread(pagemap.fileno(), 8, address // PAGE * 8)  # type: ignore[attr-defined]
+    return int(struct.unpack("=Q", data)[0]) if len(data) == 8 else 0
+
+
+def mappings(pid: int) -> Iterator[tuple[int, int]]:
+    """All mappings but the kernel's own."""
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        found = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+        if found and not re.search(r"\[(vsyscall|vvar|vvar_vclock|vdso)\]", line):
+            yield int(found[1], 16), int(found[2], 16)

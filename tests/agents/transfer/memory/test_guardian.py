@@ -1,0 +1,189 @@
+"""Whoever dies while a restored VE's memory is being filled: no page of it is ever wrong."""
+
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from memory_ve import compiled
+
+from agents.transfer.memory.filling import Filling
+from agents.transfer.memory.guardian import Guardian
+from agents.transfer.memory.lazy import PagesSocket
+from agents.transfer.memory.store import ADDRESS_END, HeldSpace
+from scenarios.lab.fixtures import need_root
+
+pytestmark = pytest.mark.lab
+
+PAGE = 4096
+BASE = 0x100000000000
+MIB = 192
+LIMIT_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def held() -> Iterator[HeldSpace]:
+    """A store with the memory that `restored` expects; each use of it needs a copy, for what was placed is given back."""
+    fd = os.memfd_create("held")
+    os.ftruncate(fd, ADDRESS_END)
+    words = [0] * 512
+    for page in range(MIB * 256):
+        first = (page * 0x9E3779B97F4A7C15 + 1) % (1 << 64)
+        words[0], words[511] = first, (first + 511) % (1 << 64)
+        os.pwrite(fd, b"".join(word.to_bytes(8, "little") for word in (words[0],)), BASE + page * PAGE)
+        os.pwrite(fd, words[511].to_bytes(8, "little"), BASE + page * PAGE + 511 * 8)
+    yield HeldSpace(fd, [(BASE, BASE + MIB * 256 * PAGE)])
+    os.close(fd)
+
+
+@pytest.fixture(scope="module")
+def restored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See restored.c."""
+    need_root()
+    return compiled("restored", tmp_path_factory.mktemp("restored"))
+
+
+def copy_of(held: HeldSpace) -> HeldSpace:
+    """The same pages in a file of their own."""
+    fd = os.memfd_create("copy")
+    os.ftruncate(fd, ADDRESS_END)
+    for start, end in held.extents:
+        at = start
+        while at < end:
+            os.lseek(fd, at, os.SEEK_SET)
+            at += os.sendfile(fd, held.fd, at, end - at)
+    return HeldSpace(fd, list(held.extents))
+
+
+class Restore:
+    """A restored process and the guardian of its memory, in a child process as it is in the keeper."""
+
+    def __init__(self, held: HeldSpace, restored: Path, directory: Path, seed: int, group: Path | None = None) -> None:
+        pages = PagesSocket(directory)
+        self.told, tell = os.pipe()
+        guardian = Guardian(pages, Filling({1: copy_of(held)}), group)
+        self.figures = guardian.figures
+        self.guardian = os.fork()
+        if not self.guardian:
+            os.close(self.told)
+            try:
+                _guard(guardian, tell)
+            finally:
+                os._exit(1)
+        os.close(guardian.filling.held[1].fd)
+        os.close(tell)
+        self.words()
+        words = [str(restored), str(pages.path), str(MIB), str(seed), "0.6"]
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        pages.listener.close()
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "restored\n"
+
+    def words(self) -> list[str]:
+        """What the guardian said last: its process id, its worker's, how much is placed, its state."""
+        self._said = os.read(self.told, 4096).decode().splitlines()
+        return self._said[-1].split() if self._said else []
+
+    def outcome(self) -> str:
+        """What the process found in the end."""
+        assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], LIMIT_S)[0]:
+            self.process.kill()
+            return "it stands still"
+        return self.process.stdout.read().strip()
+
+    def close(self) -> None:
+        """End everything."""
+        with self.process:
+            self.process.kill()
+        os.close(self.told)
+        os.kill(self.guardian, signal.SIGKILL)
+        os.waitpid(self.guardian, 0)
+
+
+def _guard(guardian: Guardian, tell: int) -> None:
+    """What the keeper's loop does with a guardian; says how it stands whenever something happened."""
+    guardian.start()
+    while True:
+        state = (
+            (guardian.broken and "broken")
+            or (guardian.filling.filled and not guardian.worker and "filled")
+            or "at work"
+        )
+        os.write(tell, f"{os.getpid()} {guardian.worker} {guardian.figures.placed_bytes} {state}\n".encode())
+        if state == "filled":
+            os._exit(0)
+        if guardian.notes is None:
+            signal.pause()
+        guardian.hear()
+
+
+def kill_worker(restore: Restore) -> None:
+    """The worker, by the number the guardian told last."""
+    os.kill(int(restore.words()[1]), signal.SIGKILL)
+
+
+def kill_guardian(restore: Restore) -> None:
+    """The guardian."""
+    os.kill(restore.guardian, signal.SIGKILL)
+
+
+def kill_both_in_turn(restore: Restore) -> None:
+    """The guardian, and then the worker of the one that took over."""
+    os.kill(restore.guardian, signal.SIGKILL)
+    while True:
+        words = restore.words()
+        if words and int(words[0]) != restore.guardian and int(words[1]):
+            break
+    os.kill(int(words[1]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("mishap", [lambda restore: None, kill_worker, kill_guardian, kill_both_in_turn])
+def test_no_page_is_ever_wrong(
+    held: HeldSpace, restored: Path, tmp_path: Path, mishap: Callable[[Restore], None], seed: int
+) -> None:
+    """A process checks, empties, unmaps, moves and forks memory that is being filled while guardian and worker die."""
+    restore = Restore(held, restored, tmp_path, seed)
+    try:
+        mishap(restore)
+        checked, count, wrong, errors = restore.outcome().split()
+        assert (checked, wrong, errors) == ("checked", "wrong", "0")
+        assert int(count) > MIB * 200
+    finally:
+        restore.close()
+
+
+def test_without_anybody_the_kernel_gives_zeros(held: HeldSpace, restored: Path, tmp_path: Path) -> None:
+    """What all this is for: when guardian and worker end in one instant, the process reads wrong pages. So the test can fail."""
+    restore = Restore(held, restored, tmp_path, 1)
+    try:
+        worker = int(restore.words()[1])
+        for pid in (restore.guardian, worker):
+            os.kill(pid, signal.SIGSTOP)
+        for pid in (restore.guardian, worker):
+            os.kill(pid, signal.SIGKILL)
+        assert int(restore.outcome().split()[3]) > 0
+    finally:
+        restore.close()
+
+
+def test_lost_event_freezes_the_ve(held: HeldSpace, restored: Path, tmp_path: Path) -> None:
+    """A worker that dies while it takes an event cannot be replaced: the VE is frozen, and told to be incomplete."""
+    group = tmp_path / "group"
+    group.mkdir()
+    restore = Restore(held, restored, tmp_path, 1, group)
+    try:
+        worker = int(restore.words()[1])
+        os.kill(worker, signal.SIGSTOP)
+        restore.figures.hearing = True
+        os.kill(worker, signal.SIGKILL)
+        while (words := restore.words())[-1] == "work":
+            pass
+        assert words[-1] == "broken"
+        assert (group / "cgroup.freeze").read_text() == "1"
+    finally:
+        restore.close()

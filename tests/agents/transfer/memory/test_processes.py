@@ -1,0 +1,173 @@
+"""Sender and keeper as the processes they are: what passes between them, and what is left when one of them dies."""
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from memory_ve import Ve
+
+from agents import places
+from agents.transfer.memory import handles
+from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendable
+from agents.transfer.memory.keeper import Phase, State
+from agents.transfer.memory.sender import Task
+from migrator.wire.faults import FaultCode, FaultError
+
+pytestmark = pytest.mark.lab
+
+CAP = 1 << 30
+LEND = "import sys; from pathlib import Path; from agents import bridge; bridge.lend(Path(sys.argv[1]))"
+
+
+class Hosts:
+    """A sender's and a keeper's programs, with a place of their own, and the stream between them without SSH."""
+
+    def __init__(self, agent: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(places, "RUN", run)
+        monkeypatch.setattr(handles, "program", lambda *words: (sys.executable, "-I", str(agent), *words))
+        self.keeper = MemoryKeeper("m")
+        self.stream = (sys.executable, "-c", LEND, str(self.keeper.path))
+
+    def task(self, ve: Ve, method: str = "", **more: object) -> Task:
+        """To send this VE."""
+        return Task(ve.processes()[0], str(ve.group), self.stream, method, **more)  # type: ignore[arg-type]
+
+    async def phase(self, wanted: Phase) -> State:
+        """The keeper's state when it is in this phase."""
+        with trio.fail_after(20):
+            while True:
+                state = await self.keeper.state()
+                if state is not None and state.phase is wanted:
+                    return state
+                await trio.sleep(0.01)
+
+
+@pytest.fixture
+async def hosts(agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hosts:
+    """See Hosts; the keeper listens."""
+    made = Hosts(agent, tmp_path, monkeypatch)
+    await made.keeper.start(CAP)
+    return made
+
+
+def tracked(pid: int) -> bool:
+    """Whether the kernel write-protects memory of the process for somebody's userfaultfd."""
+    flags = [line for line in Path(f"/proc/{pid}/smaps").read_text().splitlines() if line.startswith("VmFlags:")]
+    return any(" uw" in line for line in flags)
+
+
+@pytest.mark.parametrize("method", ["writes", "content"])
+async def test_rounds_and_seal(hosts: Hosts, ve: Ve, churn: Path, tmp_path: Path, method: str) -> None:
+    """Rounds shrink, the last is sealed, both sides name the seal alike, and nothing is left in the VE afterwards."""
+    init = ve.start(str(churn), "calm", "1", "x")
+    sender = await MemorySender.start(hosts.task(ve, method))
+    first = await sender.round()
+    second = await sender.round()
+    ve.freeze()
+    look = await sender.look(tmp_path)
+    last, seal = await sender.sent()
+    state = await hosts.phase(Phase.SEALED)
+    await sender.end()
+    ve.thaw()
+
+    assert (sender.method, look.veils[0][1]) == (method, f"/proc/{init.pid}/pagemap")
+    assert first.pages > 1500 > second.pages > 0
+    assert last.pages < 1500
+    assert second.dirty_bytes_per_s
+    assert state.seal == seal != ""
+    assert state.held_bytes >= first.pages * 4000
+    assert not tracked(init.pid)
+    assert init.poll() is None
+    await hosts.keeper.end()
+    assert await hosts.keeper.state() is None
+
+
+async def test_sender_killed(hosts: Hosts, ve: Ve, churn: Path) -> None:
+    """The VE runs on without tracking, and the keeper has given everything back and takes the next stream."""
+    init = ve.start(str(churn), "calm", "1", "x")
+    sender = await MemorySender.start(hosts.task(ve, "writes"))
+    await sender.round()
+    assert tracked(init.pid)
+    sender._lines.process.send_signal(signal.SIGKILL)
+
+    with pytest.raises(FaultError) as caught:
+        await sender.round()
+
+    assert caught.value.fault.code is FaultCode.PEER_LOST
+    await sender.end()
+    state = await hosts.phase(Phase.EMPTY)
+    assert (state.held_bytes, state.why) == (0, "the stream ended before it was complete")
+    assert not tracked(init.pid)
+    assert init.poll() is None
+    again = await MemorySender.start(hosts.task(ve, "writes"))
+    assert (await again.round()).pages > 1500
+    await again.end()
+    await hosts.keeper.end()
+
+
+async def test_keeper_gone(hosts: Hosts, ve: Ve, churn: Path) -> None:
+    """A stream that breaks is an indefinite fault, told once, and the VE is left alone."""
+    init = ve.start(str(churn), "calm", "1", "x")
+    sender = await MemorySender.start(hosts.task(ve))
+    await sender.round()
+    await hosts.keeper.end()
+
+    with pytest.raises(FaultError) as caught:
+        await sender.round()
+
+    assert not caught.value.fault.definite
+    await sender.end()
+    assert not tracked(init.pid)
+
+
+async def test_cap(hosts: Hosts, ve: Ve, churn: Path) -> None:
+    """More memory than was set aside is refused with the reason, and not kept."""
+    ve.start(str(churn), "calm", "1", "x")
+    await hosts.keeper.start(1 << 20)
+    sender = await MemorySender.start(hosts.task(ve))
+    with pytest.raises(FaultError):
+        await sender.round()
+    await sender.end()
+
+    state = await hosts.phase(Phase.EMPTY)
+    assert state.why == "the VE's memory exceeds the 1 MiB set aside for it"
+    await hosts.keeper.end()
+
+
+async def test_no_such_process(hosts: Hosts, ve: Ve, churn: Path) -> None:
+    """A VE that is not there is refused before anything is sent."""
+    ve.start(str(churn), "calm", "1", "x")
+    gone = Task(1 << 22, str(ve.group), hosts.stream)
+    with pytest.raises(NotSendable, match="4194304"):
+        await MemorySender.start(gone)
+    await hosts.keeper.end()
+
+
+async def test_rate(hosts: Hosts, ve: Ve, churn: Path) -> None:
+    """The cap on bandwidth holds over a round, and can be lifted in the midst of one."""
+    ve.start(str(churn), "calm", "1", "x")
+    sender = await MemorySender.start(hosts.task(ve, rate_bytes_per_s=20e6))
+    held_back = await sender.round()
+    assert held_back.wire_bytes / held_back.duration_s < 25e6
+    await sender.end()
+    sender = await MemorySender.start(hosts.task(ve, rate_bytes_per_s=1e5))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.round)
+        await hosts.phase(Phase.RECEIVING)
+        await sender.limit(None)
+    await sender.end()
+    await hosts.keeper.end()
+
+
+async def test_serves_only_what_is_sealed(hosts: Hosts, ve: Ve, churn: Path, tmp_path: Path) -> None:
+    """Before the seal nothing is served, whoever asks."""
+    ve.start(str(churn), "calm", "1", "x")
+    sender = await MemorySender.start(hosts.task(ve))
+    await sender.round()
+    with pytest.raises(FaultError) as caught:
+        await hosts.keeper.serve(tmp_path, tmp_path, None)
+    assert caught.value.fault.code is FaultCode.CORRUPT
+    await sender.end()
+    await hosts.keeper.end()
