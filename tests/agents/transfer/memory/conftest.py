@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from memory_ve import Ve, compiled
 
 from migrator.adapters import program
 from scenarios.lab import groups
 from scenarios.lab.fixtures import need_root, own_name
+from tests.agents.transfer.memory.memory_ve import Ve, compiled
 
 
 @pytest.fixture

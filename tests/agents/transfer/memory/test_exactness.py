@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from memory_ve import Ve
 
 from agents.transfer.memory import streams, veil
 from agents.transfer.memory.port import LastLook, Method
 from agents.transfer.memory.source import SourceSession
 from agents.transfer.memory.store import HeldSpace, PageStore
+from tests.agents.transfer.memory.memory_ve import Ve
 
 pytestmark = pytest.mark.lab
 

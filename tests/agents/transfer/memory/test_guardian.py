@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from memory_ve import compiled
 
 from agents.transfer.memory.filling import Filling
 from agents.transfer.memory.guardian import Guardian
 from agents.transfer.memory.lazy import PagesSocket
 from agents.transfer.memory.store import ADDRESS_END, HeldSpace
 from scenarios.lab.fixtures import need_root
+from tests.agents.transfer.memory.memory_ve import compiled
 
 pytestmark = pytest.mark.lab
 

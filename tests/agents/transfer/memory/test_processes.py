@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from memory_ve import Ve
 
 from agents import places
 from agents.transfer.memory import handles
@@ -14,6 +13,7 @@ from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendab
 from agents.transfer.memory.keeper import Phase, State
 from agents.transfer.memory.sender import Task
 from migrator.wire.faults import FaultCode, FaultError
+from tests.agents.transfer.memory.memory_ve import Ve
 
 pytestmark = pytest.mark.lab
 
