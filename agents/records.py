@@ -19,6 +19,8 @@ class Records:
     def __init__(self, directory: Path = places.RECORDS, boot_id: str = "") -> None:
         self._directory, self._boot_id = directory, boot_id
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for unfinished in directory.glob("*.new"):
+            unfinished.unlink()  # an agent that ended while it wrote had not said so to anyone
 
     def read(self, ve: str) -> Record:
         """The record of a VE; `home` with order 0 when there is none."""

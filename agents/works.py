@@ -241,8 +241,9 @@ class VeWorks:
         if self._peer is not None:
             await self._peer.close()
             self._peer = None
-        if self._channel is not None:
-            await self._channel.close()
+        # An earlier process of this agent may have opened it.
+        if opened := self._channel or channel.known(migration):
+            await opened.close()
             self._channel = None
         channel.remove_key(migration)
         shutil.rmtree(places.images(migration), ignore_errors=True)

@@ -52,9 +52,11 @@ class Channel:
         return ("ssh", "-F", "none", *flags, "-p", str(self.port), f"root@{self.address}", *command)
 
     async def close(self) -> None:
-        """End the shared connection, if there is one."""
+        """End the shared connection, if there is one; its socket goes too, also that of one that was killed."""
         if self.control.exists():
             await shell.run([*self.ssh()[:-1], "-O", "exit", f"root@{self.address}"], limit_s=5)
+        for left in self.control.parent.glob(f"{self.control.name}*"):
+            left.unlink(missing_ok=True)
 
 
 async def make_key(migration: str) -> str:

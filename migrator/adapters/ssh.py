@@ -170,13 +170,20 @@ class SshLink:
         return self._connection
 
     async def _read_aio(self, process: "asyncssh.SSHClientProcess[bytes]") -> None:
+        try:
+            said = await self._hear_all_aio(process)
+        except (OSError, asyncssh.Error, FaultError) as error:
+            said = str(error) or type(error).__name__  # the session died, or talks nonsense: no answer will come
+        self._lost(Fault(FaultCode.UNREACHABLE, f"no agent on {self._address.name}: {said}", self._address.name))
+
+    async def _hear_all_aio(self, process: "asyncssh.SSHClientProcess[bytes]") -> str:
+        """Until the session ends; its last words."""
         frames = framing.FrameReader()
         while data := await process.stdout.read(1 << 16):
             for frame in frames.feed(data):
                 self._hear(decode(frame))
         errors = (await process.stderr.read()).decode(errors="replace").strip()
-        said = errors or "the agent hung up"
-        self._lost(Fault(FaultCode.UNREACHABLE, f"no agent on {self._address.name}: {said}", self._address.name))
+        return errors or "the agent hung up"
 
     def _hear(self, envelope: Envelope) -> None:
         if envelope.number == 0:
