@@ -39,7 +39,16 @@ def permitted_rsync(words: list[str], directories: Iterable[str]) -> bool:
     if words[:2] != ["rsync", "--server"] or "--sender" in words or len(words) < 4:
         return False
     *options, here, destination = words[2:]
-    allowed = ("--delete", "--numeric-ids", "--stats", "--bwlimit=", "--sparse", "--force", "--modify-window=")
+    allowed = (
+        "--delete",
+        "--numeric-ids",
+        "--stats",
+        "--bwlimit=",
+        "--sparse",
+        "--force",
+        "--modify-window=",
+        "--no-r",
+    )
     fine = all(option.startswith(allowed) or not option.startswith("--") for option in options)
     into = any(destination == f"{directory}/" for directory in directories)
     return fine and all(option.startswith("-") for option in options) and here == "." and into
