@@ -10,6 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -17,6 +18,7 @@ import trio
 from agents import places
 from agents.engines.port import Coming
 from agents.engines.registry import Registry
+from agents.handover import judging
 from agents.handover.vocabulary import Order, PeerOrder
 from agents.keeper import Keeper
 from agents.network import links
@@ -24,7 +26,7 @@ from agents.records import Records
 from agents.works import VeWorks
 from migrator.wire import framing
 from migrator.wire.codec import decode, encode
-from migrator.wire.facts import Claim, HostFacts, ToolFact, VeState
+from migrator.wire.facts import Claim, HostFacts, Standing, ToolFact, VeState
 from migrator.wire.faults import Fault, FaultCode, FaultError, fault_error
 from migrator.wire.messages import (
     PROTOCOL_VERSION,
@@ -36,13 +38,15 @@ from migrator.wire.messages import (
     ListVes,
     PeerFrames,
     PeerRequest,
-    PeerRestore,
     PreCopy,
     Progress,
+    Release,
     Reply,
     Request,
     Reserve,
     SetPower,
+    Stands,
+    Undo,
     VesListed,
     Vet,
     Vetted,
@@ -78,7 +82,8 @@ class Daemon:
         if ve not in self._keepers:
             found = self.registry.named(engine) if engine else await self.registry.holding(ve)
             self._works[ve] = VeWorks(ve, found)
-            self._keepers[ve] = Keeper(self.records.read(ve), self.records, self._works[ve], self.nursery)
+            record = replace(self.records.read(ve), engine=found.name)
+            self._keepers[ve] = Keeper(record, self.records, self._works[ve], self.nursery)
         return self._keepers[ve]
 
     async def answer(self, request: Request | PeerRequest, tell: Callable[[Progress], None]) -> Reply:
@@ -92,12 +97,11 @@ class Daemon:
             case Ask():
                 return await (await self.keeper(request.ve)).standing()
             case SetPower():
-                engine = await self.registry.holding(request.ve)
-                await (engine.start(request.ve) if request.on else engine.stop(request.ve))
-                return await (await self.keeper(request.ve)).standing()
+                return await self._power(request)
             case PreCopy():
                 await self.keeper(request.ve)
-                return await self._works[request.ve].copy(request, tell)
+                self._works[request.ve].listener = tell
+                return await self._order(request)
             case Vet():
                 coming = Coming(request.facts, request.ve, request.mode, request.names)
                 return Vetted(tuple(await self.registry.named(request.facts.engine).vet(coming)))
@@ -110,11 +114,15 @@ class Daemon:
 
     async def _reserve(self, request: Reserve) -> Reply:
         ve = request.ve or request.facts.ve
-        keeper = await self.keeper(ve, request.facts.engine)
-        if await self.registry.named(request.facts.engine).look(ve) is not VeState.ABSENT:
-            raise fault_error(FaultCode.CONFLICT, f"VE {ve} is already on this host", step="reserve")
-        self._works[ve].expect(request)
-        return await keeper.order(request)
+        return await (await self.keeper(ve, request.facts.engine)).order(request)
+
+    async def _power(self, request: SetPower) -> Reply:
+        engine, keeper = await self.registry.holding(request.ve), await self.keeper(request.ve)
+        if judging.in_a_move(record := keeper.machine.record):
+            held = f"VE {request.ve} is {record.claim} here, in migration {record.migration}"
+            raise fault_error(FaultCode.CONFLICT, held, step="power")
+        await (engine.start(request.ve) if request.on else engine.stop(request.ve))
+        return await keeper.standing()
 
     async def _deliver(self, request: PeerFrames) -> Reply:
         record = self.records.read(request.ve)
@@ -125,9 +133,14 @@ class Daemon:
     async def _order(self, request: Order | PeerOrder) -> Reply:
         assert not isinstance(request, Reserve)
         ve = request.ve
-        keeper = await self.keeper(ve, self.records.read(ve).engine)
-        if isinstance(request, PeerRestore):
-            self._works[ve].expect(request)
+        record = self.records.read(ve)
+        try:
+            keeper = await self.keeper(ve, record.engine)
+        except FaultError as error:
+            if error.fault.code is not FaultCode.UNKNOWN_VE or not isinstance(request, Undo | Release):
+                raise
+            self.records.write(judging.barred(request, record))
+            return Stands(Standing(self.records.read(ve), VeState.ABSENT, False))
         return await keeper.order(request)
 
     async def _facts(self) -> HostFacts:

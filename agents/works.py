@@ -74,6 +74,9 @@ class VeWorks:
         self._blackout = Blackout()
         self._reservation: Reserve | None = None
         self._manifest: dict[str, str] = {}
+        self._round: PreCopy | None = None
+        self.listener: Callable[[Progress], None] = lambda _: None
+        """Who wants to hear how a round gets on."""
 
     async def look(self) -> VeState:
         """The state now."""
@@ -98,6 +101,9 @@ class VeWorks:
             case Act.UNPREPARE:
                 await engine.unfence(ve)
                 await self._close(migration)
+            case Act.COPY:
+                assert self._round is not None
+                return await self._copy(self._round)
             case Act.FREEZE:
                 await self._freeze(record)
             case Act.DUMP:
@@ -132,7 +138,7 @@ class VeWorks:
 
     # --- source ----------------------------------------------------------------------------------
 
-    async def copy(self, order: PreCopy, tell: Callable[[Progress], None]) -> Copied:
+    async def _copy(self, order: PreCopy) -> Copied:
         """One round while the VE runs. The first opens the channel and greets the other agent."""
         began_s = trio.current_time()
         if self._files is None or order.round == 1:
@@ -142,7 +148,7 @@ class VeWorks:
         total = await trio.to_thread.run_sync(_disk_bytes, self._files.trees) if order.round == 1 else 0
         sent = await self._files.round(
             bandwidth_bytes_per_s=order.bandwidth_bytes_per_s,
-            moved=lambda done, rate: tell(Progress("files", done, max(total, done), rate)),
+            moved=lambda done, rate: self.listener(Progress("files", done, max(total, done), rate)),
         )
         files_s = trio.current_time() - began_s
         await self._peer_of(order.migration).greet()
@@ -290,12 +296,15 @@ class VeWorks:
             await trio.sleep(after_s)
             await self._engine.announce(self._ve)
 
-    def expect(self, order: Reserve | PeerRestore) -> None:
-        """What the next act needs to know of an order."""
-        if isinstance(order, Reserve):
-            self._reservation = order
-        else:
-            self._manifest = order.manifest
+    def expect(self, order: Reserve | PeerRestore | PreCopy) -> None:
+        """What the next act needs to know of an order that is being obeyed."""
+        match order:
+            case Reserve():
+                self._reservation = order
+            case PreCopy():
+                self._round = order
+            case PeerRestore():
+                self._manifest = order.manifest
 
 
 def _forget_target(migration: str) -> None:

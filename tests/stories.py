@@ -26,20 +26,24 @@ HANDED = HandedOver(0.4, {"dump": 0.1, "send": 0.2}, 3000, 20, 500, criu_s=0.15,
 
 
 def stands(claim: Claim, migration: str = "m1", order: int = 9) -> Stands:
-    """A host's word on the VE."""
-    return Stands(Standing(Record("web", claim, order, migration), VeState.RUNNING, False))
+    """A host's word on the VE, with nothing left to do there."""
+    return Stands(Standing(Record("web", claim, order, migration, settled=True), VeState.RUNNING, False))
 
 
-GOOD: tuple[tuple[Role, Reply], ...] = (
-    (Role.SOURCE, Departing("key")),
-    (Role.TARGET, Reserved(("host key",))),
-    (Role.SOURCE, Copied(1, 1.0, 1000, 0.1, 600, 0.1, memory_method="writes")),
-    (Role.SOURCE, Copied(2, 0.1, 50, 0.1, 60, 0.1, 2000.0, memory_method="writes")),
-    (Role.SOURCE, HANDED),
-    (Role.TARGET, stands(Claim.OWNER)),
-    (Role.SOURCE, stands(Claim.GONE)),
-)
-"""The replies of a live migration in which nothing goes wrong."""
+def good(migration: str = "m1") -> tuple[tuple[Role, Reply], ...]:
+    """The replies of a live migration in which nothing goes wrong."""
+    return (
+        (Role.SOURCE, Departing("key")),
+        (Role.TARGET, Reserved(("host key",))),
+        (Role.SOURCE, Copied(1, 1.0, 1000, 0.1, 600, 0.1, memory_method="writes")),
+        (Role.SOURCE, Copied(2, 0.1, 50, 0.1, 60, 0.1, 2000.0, memory_method="writes")),
+        (Role.SOURCE, HANDED),
+        (Role.TARGET, stands(Claim.OWNER, migration)),
+        (Role.SOURCE, stands(Claim.GONE, migration)),
+    )
+
+
+GOOD = good()
 
 
 def said(replies: Sequence[tuple[Role, Reply]], from_s: float = BEGAN_S + 2) -> list[Event]:

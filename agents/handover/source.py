@@ -1,15 +1,22 @@
 """PURE. One VE's leaving, as its source host sees it.
 
-Two rules:
-1. This host may undo by itself until `given` is written, and never after, unless the target has certainly refused.
+Four rules:
+1. This host may undo by itself until `given` is written, and never after, unless the target has certainly refused or
+   the operator has declared the target off.
 2. `given` is written only while the target holds the VE under the order being carried out; from then on the target
-   is asked, however long it takes, and the VE here stays frozen.
+   is asked, however long it takes, and the VE here stays frozen until the target says that it runs.
+3. A host that has been down since the hand-over began does not start the VE before it knows what the target did: its
+   memory is only there, and the operator may have let it run there.
+4. So an undone hand-over is not settled, and the autostart stays fenced, until the target has refused or the controller
+   answers for it; the VE runs here meanwhile.
 
-The claims on disk and what they permit here:
+The claims on disk and what they permit here (`cold`: this host has been down since the hand-over began):
 
     home     run                                  (also: no record)
+             cold, not settled: ask the target    -> run when it refused
     leaving  run, freeze, thaw                    the target cannot run it: it was not given
-    given    nothing but ask the target           -> gone when it owns, -> home when it refused
+             cold: ask the target                 -> given when it holds, -> home when it refused, -> gone when it runs
+    given    nothing but ask the target           -> gone when it runs, -> home when it refused
     gone     nothing; the copy may be removed
 """
 
@@ -17,6 +24,8 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import assert_never
 
+from agents.handover import judging
+from agents.handover.judging import conflict, stale
 from agents.handover.vocabulary import (
     Act,
     Answer,
@@ -29,6 +38,7 @@ from agents.handover.vocabulary import (
     Do,
     Event,
     Ordered,
+    PeerOrder,
     PeerSaid,
     TellPeer,
     Write,
@@ -45,14 +55,19 @@ from migrator.wire.messages import (
     PeerHolds,
     PeerRestore,
     PeerRuns,
+    PreCopy,
     Reply,
     Retire,
     Settle,
     Stands,
+    TakeBack,
     Undo,
 )
 
 ASK_AGAIN_S = 1.0
+DROP_LIMIT_S = 5.0
+"""So long an undo waits for the target to hear of it, with the VE running again, before the key is removed."""
+THAW_AGAIN_S = 2.0
 
 
 class Stage(StrEnum):
@@ -60,17 +75,20 @@ class Stage(StrEnum):
 
     IDLE = "idle"
     PREPARING = "preparing"
+    COPYING = "copying"
     FREEZING = "freezing"
     DUMPING = "dumping"
     SENDING = "sending"
     RESTORING = "restoring"
     GIVING = "giving"
+    ASKING = "asking"
+    """Not given, but this host has been down: the target is asked what it did."""
     UNDOING = "undoing"
     DISCARDING = "discarding"
     RETIRING = "retiring"
 
 
-UNDOABLE = frozenset({Stage.FREEZING, Stage.DUMPING, Stage.SENDING, Stage.RESTORING})
+BLACKOUT = frozenset({Stage.FREEZING, Stage.DUMPING, Stage.SENDING, Stage.RESTORING})
 
 
 class Source:
@@ -83,9 +101,12 @@ class Source:
         self.stage = Stage.IDLE
         self._ticket = 0
         self._fault: Fault | None = None
-        self._result: HandedOver | None = None
         self._acting: Act | None = None
-        self._undo_when_done = False
+        self._told: PeerOrder | None = None
+        """Whose answer is awaited; any other answer is late."""
+        self._thawed = False
+        self._answered_for = False
+        """Undoing: the target has refused, or the controller sees to it that it does."""
 
     def handle(self, event: Event) -> list[Command]:
         """What is to be done now that this has happened."""
@@ -96,14 +117,12 @@ class Source:
                 return self._on_did(act, event)
             case DidNot(act=act, fault=fault):
                 return self._on_did_not(act, fault)
-            case PeerSaid(reply=reply):
-                return self._on_peer(reply)
+            case PeerSaid(reply=reply, to=to):
+                return self._on_peer(reply) if to == self._told else []
             case DeadlinePassed():
-                return self._undo(
-                    Fault(FaultCode.DEADLINE, "the target did not hold the VE in time", step=str(self.stage))
-                )
-            case Booted(state=state):
-                return self._on_boot(state)
+                return self._on_deadline()
+            case Booted():
+                return self._on_boot(event)
             case _:
                 assert_never(event)
 
@@ -111,26 +130,34 @@ class Source:
 
     def _on_order(self, event: Ordered) -> list[Command]:
         order, ticket = event.order, event.ticket
+        if judging.late(order, self.record):
+            return [Answer(ticket, stale(order.order, self.record))]
         if isinstance(order, PeerAsk):
             return [Answer(ticket, None)]
-        if order.order <= self.record.order:
-            return [Answer(ticket, stale(order.order, self.record))]
+        if isinstance(order, Depart):
+            return self._depart(order, ticket)
+        if order.migration != self.record.migration:
+            commands = judging.on_foreign(order, self.record, self.stage, ticket)
+            self._note(commands)
+            return commands
         match order:
-            case Depart():
-                return self._depart(order, ticket)
+            case PreCopy():
+                return self._copy(order, ticket)
             case HandOver():
                 return self._hand_over(order, ticket)
             case Undo():
                 return self._on_undo(order, ticket)
+            case TakeBack():
+                return self._take_back(order, ticket)
             case Settle():
-                return [*self._obey(order.order), *self._on_stands(order.target_record), Answer(ticket, None)]
+                return [*self._obey(order.order), *self._on_settle(order.target_record), Answer(ticket, None)]
             case Retire():
                 return self._retire(order, ticket)
             case _:
-                return [Answer(ticket, Fault(FaultCode.BAD_REQUEST, f"{type(order).__name__} is not for a source"))]
+                return [Answer(ticket, self._conflict())]
 
     def _depart(self, order: Depart, ticket: int) -> list[Command]:
-        if self.stage is not Stage.IDLE or self.record.claim not in (Claim.HOME, Claim.OWNER):
+        if self.stage is not Stage.IDLE or not judging.may_leave(self.record, self._state_before):
             return [Answer(ticket, self._conflict())]
         self.stage, self._ticket = Stage.PREPARING, ticket
         self.record = Record(
@@ -146,49 +173,88 @@ class Source:
         )
         return [Write(self.record), self._do(Act.PREPARE)]
 
+    def _copy(self, order: PreCopy, ticket: int) -> list[Command]:
+        if not self._may_go_on:
+            return [Answer(ticket, self._conflict())]
+        self.stage, self._ticket, self._acting = Stage.COPYING, ticket, Act.COPY
+        return [*self._obey(order.order), Do(Act.COPY, order)]
+
     def _hand_over(self, order: HandOver, ticket: int) -> list[Command]:
-        if not (self._is_this(order.migration) and self.stage is Stage.IDLE and self.record.claim is Claim.LEAVING):
+        if not self._may_go_on:
             return [Answer(ticket, self._conflict())]
         self._ticket, self.stage = ticket, Stage.FREEZING
-        return [*self._obey(order.order), Arm(order.limit_s), self._do(Act.FREEZE)]
+        self.record = replace(self.record, order=order.order, handing_over=True)
+        return [Write(self.record), Arm(order.limit_s), self._do(Act.FREEZE)]
+
+    @property
+    def _may_go_on(self) -> bool:
+        return self.stage is Stage.IDLE and self.record.claim is Claim.LEAVING and not self.record.handing_over
 
     def _on_undo(self, order: Undo, ticket: int) -> list[Command]:
-        if not self._is_this(order.migration):
-            return [*self._obey(order.order), Answer(ticket, None)]
         if self.record.claim in (Claim.GIVEN, Claim.GONE):
             reason = "the VE was given to the target; only the target's refusal can bring it back"
             return [Answer(ticket, Fault(FaultCode.TOO_LATE, reason))]
-        commands = self._obey(order.order)
-        if self.record.claim is Claim.LEAVING and self.stage is not Stage.UNDOING:
-            aborted = Fault(FaultCode.CONFLICT, "aborted by the controller")
-            commands += self._undo(aborted)
-        if self.stage is Stage.UNDOING:
-            return [*commands, *self._also_answer(ticket)]
-        return [*commands, Answer(ticket, None)]
+        return self._go_back(order.order, ticket, Fault(FaultCode.ABORTED, "undone by the controller"))
 
-    def _also_answer(self, ticket: int) -> list[Command]:
-        """The undo is under way; who asked for it is told where the VE stands when it is over."""
-        earlier, self._ticket = self._ticket, ticket
-        fault, self._fault = self._fault, None
-        return [Answer(earlier, fault)] if earlier and fault else []
+    def _take_back(self, order: TakeBack, ticket: int) -> list[Command]:
+        if self.record.claim is Claim.GONE:
+            return [Answer(ticket, Fault(FaultCode.TOO_LATE, "the target has confirmed that it runs the VE"))]
+        reason = f"the operator has declared {self.record.peer} off, and the VE was taken back"
+        return self._go_back(order.order, ticket, Fault(FaultCode.ABORTED, reason))
+
+    def _go_back(self, order: int, ticket: int, fault: Fault) -> list[Command]:
+        """Undo, whatever is under way; the controller answers for the target. It is told when all is over."""
+        if self.record.claim is Claim.HOME and self.record.settled:
+            return [*self._obey(order), Answer(ticket, None)]
+        commands = self._answer(self._fault or fault)
+        self.record = replace(self.record, order=order, handing_over=False)
+        if self.stage is Stage.UNDOING:
+            self._answered_for = True
+            commands += [Write(self.record), *self._when_told()]
+        else:
+            commands += self._undo(fault, sure=True)
+        self._ticket, self._fault = ticket, None
+        return commands
+
+    def _on_settle(self, target: Record) -> list[Command]:
+        """The target's own word, brought by the controller."""
+        if self.stage not in (Stage.GIVING, Stage.ASKING) or target.migration != self.record.migration:
+            return []
+        match target.claim:
+            case Claim.REFUSED:
+                return self._taken_back()
+            case Claim.OWNER if target.settled and self._may_be_theirs:
+                return self._gone()
+            case Claim.ARRIVING if target.image_complete and self.record.claim is Claim.LEAVING:
+                return self._give()
+            case _:
+                return []
+
+    @property
+    def _may_be_theirs(self) -> bool:
+        return self.record.claim is not Claim.HOME
 
     def _retire(self, order: Retire, ticket: int) -> list[Command]:
-        if self.record.claim is not Claim.GONE or self.stage is not Stage.IDLE:
+        if self.record.claim is Claim.GONE and self.record.settled:
+            return [*self._obey(order.order), Answer(ticket, None)]
+        if not self._may_be_theirs or self.stage not in (Stage.IDLE, Stage.GIVING, Stage.ASKING):
             return [Answer(ticket, self._conflict())]
-        self.stage, self._ticket = Stage.RETIRING, ticket
-        return [*self._obey(order.order), self._do(Act.DESTROY)]
+        if self.record.claim is Claim.LEAVING and self.stage is Stage.IDLE:
+            return [Answer(ticket, self._conflict())]
+        told = self._answer(HandedOver(0.0))
+        self.stage, self._ticket, self._told = Stage.RETIRING, ticket, None
+        self.record = replace(self.record, claim=Claim.GONE, order=order.order)
+        return [Write(self.record), *told, self._do(Act.DISCARD)]
 
     # --- what came of it -------------------------------------------------------------------------
 
     def _on_did(self, act: Act, event: Did) -> list[Command]:
+        if act is not self._acting:
+            return []
         self._acting = None
-        if self._undo_when_done:
-            self._undo_when_done = False
-            return self._thaw()
         match act, self.stage:
-            case Act.PREPARE, Stage.PREPARING:
-                self.stage = Stage.IDLE
-                return [Answer(self._ticket, event.result if not isinstance(event.result, dict) else None)]
+            case (Act.PREPARE, Stage.PREPARING) | (Act.COPY, Stage.COPYING):
+                return self._finish(event.result if not isinstance(event.result, dict) else None)
             case Act.FREEZE, Stage.FREEZING:
                 self.stage = Stage.DUMPING
                 return [self._do(Act.DUMP)]
@@ -198,106 +264,182 @@ class Source:
             case Act.SEND, Stage.SENDING:
                 self.stage = Stage.RESTORING
                 manifest = event.result if isinstance(event.result, dict) else {}
-                return [TellPeer(PeerRestore(self.record.migration, self.record.order, self._peer_ve, manifest))]
+                migration, order = self.record.migration, self.record.order
+                return [self._tell(PeerRestore(migration, order, self._peer_ve, manifest))]
             case Act.THAW, Stage.UNDOING:
-                self.record = replace(self.record, claim=Claim.HOME)
-                return [Write(self.record), self._do(Act.UNPREPARE)]
+                self._thawed = True
+                return self._when_told()
             case Act.UNPREPARE, Stage.UNDOING:
-                return self._finish(self._fault)
+                self.record = replace(self.record, settled=True)
+                return [Write(self.record), *self._finish(self._fault)]
             case Act.DISCARD, Stage.DISCARDING:
-                return self._finish(self._result)
+                return self._finish(HandedOver(0.0))
+            case Act.DISCARD, Stage.RETIRING:
+                return [self._do(Act.DESTROY)]
             case Act.DESTROY, Stage.RETIRING:
-                return self._finish(None)
+                self.record = replace(self.record, settled=True)
+                return [Write(self.record), *self._finish(None)]
+            case _, Stage.UNDOING:
+                return self._thaw()
             case _:
                 return []
 
     def _on_did_not(self, act: Act, fault: Fault) -> list[Command]:
+        if act is not self._acting:
+            return []
         self._acting = None
-        if self._undo_when_done:
-            self._undo_when_done = False
-            return self._thaw()
-        match act:
-            case Act.PREPARE | Act.FREEZE | Act.DUMP | Act.SEND:
-                return self._undo(fault)
-            case Act.UNPREPARE | Act.DISCARD | Act.DESTROY | Act.THAW:
+        match act, self.stage:
+            case Act.THAW, Stage.UNDOING:
+                # It must run again here, and nobody else sees to that: tried until it does.
+                return [*self._answer(fault), Arm(THAW_AGAIN_S)]
+            case Act.UNPREPARE, Stage.UNDOING:
+                return self._finish(fault)
+            case _, Stage.UNDOING:
+                return self._thaw()
+            case Act.DISCARD, Stage.DISCARDING:
+                return self._finish(HandedOver(0.0))  # it runs there; `retire` discards again
+            case (Act.COPY, Stage.COPYING) | (_, Stage.RETIRING):
                 return self._finish(fault)
             case _:
-                return []
+                return self._undo(fault)
 
     def _on_peer(self, reply: Reply) -> list[Command]:
         match reply, self.stage:
+            case _, Stage.UNDOING:
+                return self._on_dropped(reply)
             case PeerHolds(), Stage.RESTORING:
-                self.stage = Stage.GIVING
-                self.record = replace(self.record, claim=Claim.GIVEN)
-                return [Write(self.record), Arm(None), TellPeer(self._give())]
+                return self._give()
             case Fault(), Stage.RESTORING:
                 return self._undo(reply)
             case PeerRuns(), Stage.GIVING:
-                return self._gone(HandedOver(0.0))
-            case Stands(standing=standing), Stage.GIVING:
-                return self._on_stands(standing.record)
-            case Fault(), Stage.GIVING:
-                return [TellPeer(PeerAsk(self.record.migration, self._peer_ve), ASK_AGAIN_S)]
+                return self._gone()
+            case Stands(standing=standing), Stage.GIVING | Stage.ASKING:
+                return self._on_stands(standing.record, standing.state)
+            case Fault(), Stage.GIVING | Stage.ASKING:
+                return self._ask(0.0 if reply.definite and isinstance(self._told, PeerGive) else ASK_AGAIN_S)
             case _:
                 return []
 
-    def _on_stands(self, target: Record) -> list[Command]:
-        """The target's own word, heard directly or brought by the controller."""
-        if self.record.claim is not Claim.GIVEN or target.migration != self.record.migration:
-            return []
-        match target.claim:
-            case Claim.OWNER:
-                return self._gone(HandedOver(0.0))
-            case Claim.REFUSED:
-                self._fault = Fault(FaultCode.TOOL_FAILED, "the target refused the VE", host=target.peer)
-                return self._thaw()
-            case Claim.ARRIVING:
-                return [TellPeer(self._give())]
+    def _on_stands(self, target: Record, state: VeState) -> list[Command]:
+        """The target's own word, heard directly."""
+        if target.migration != self.record.migration:
+            return self._ask(ASK_AGAIN_S)
+        runs = state is VeState.RUNNING or target.rest is not VeState.RUNNING or target.settled
+        match target.claim, self.record.claim:
+            case Claim.OWNER, Claim.LEAVING | Claim.GIVEN if runs:
+                return self._gone()
+            case Claim.REFUSED, _:
+                return self._taken_back()
+            case Claim.ARRIVING, Claim.LEAVING if target.image_complete:
+                return self._give()
+            case Claim.ARRIVING, Claim.GIVEN if target.image_complete and not target.cold:
+                return [self._tell(self._gift, ASK_AGAIN_S)]
+            case Claim.ARRIVING, Claim.LEAVING | Claim.HOME if not isinstance(self._told, PeerDrop):
+                return [self._tell(self._drop)]
             case _:
-                return [TellPeer(PeerAsk(self.record.migration, self._peer_ve), ASK_AGAIN_S)]
+                return self._ask(ASK_AGAIN_S)
 
-    def _on_boot(self, state: VeState) -> list[Command]:
+    def _on_dropped(self, reply: Reply) -> list[Command]:
+        """The VE is thawed or being thawed; has the target let go of it?"""
+        refused = isinstance(reply, Stands) and reply.standing.record.claim is Claim.REFUSED
+        ours = isinstance(reply, Stands) and reply.standing.record.migration == self.record.migration
+        if not self.record.handing_over:
+            self._told = None
+            return self._when_told()
+        if refused and ours:
+            self._told = None
+            self.record = replace(self.record, handing_over=False)
+            return [Write(self.record), *self._when_told()]
+        if isinstance(self._told, PeerDrop):
+            return self._ask(ASK_AGAIN_S)
+        return [self._tell(self._drop, 0.0 if ours else ASK_AGAIN_S)]
+
+    def _when_told(self) -> list[Command]:
+        """Unfence, when the VE runs again and nobody can let it run at the target."""
+        if not self._thawed or self._acting is not None:
+            return []
+        if self.record.handing_over:
+            return [Arm(None), *self._answer(self._fault)]
+        if self._told is not None and not self._answered_for:
+            return [Arm(DROP_LIMIT_S)]
+        self._told = None
+        return [Arm(None), self._do(Act.UNPREPARE)]
+
+    def _on_deadline(self) -> list[Command]:
+        if self.stage in BLACKOUT:
+            return self._undo(Fault(FaultCode.DEADLINE, "the target did not hold the VE in time", step=str(self.stage)))
+        if self.stage is not Stage.UNDOING or self._acting is not None:
+            return []
+        if not self._thawed:
+            return [self._do(Act.THAW)]
+        self._told = None
+        return self._when_told()
+
+    def _on_boot(self, event: Booted) -> list[Command]:
+        if not judging.in_a_move(self.record):
+            return []
+        asks = self.record.handing_over and (event.rebooted or self.record.cold)
         match self.record.claim:
-            case Claim.GIVEN:
-                self.stage = Stage.GIVING
-                return [TellPeer(PeerAsk(self.record.migration, self._peer_ve))]
-            case Claim.LEAVING if state in (VeState.RUNNING, VeState.FROZEN):
+            case Claim.HOME if not asks:
                 return self._thaw()
-            case Claim.GONE if state is VeState.FROZEN:
+            case Claim.LEAVING if not asks:
+                return self._undo(Fault(FaultCode.INTERNAL, "the agent was started anew"))
+            case Claim.HOME | Claim.LEAVING | Claim.GIVEN:
+                self.stage = Stage.GIVING if self.record.claim is Claim.GIVEN else Stage.ASKING
+                if not event.rebooted:
+                    return self._ask(0.0)
+                self.record = judging.rebooted(self.record)
+                return [Write(self.record), *self._ask(0.0)]
+            case Claim.GONE if event.state is VeState.FROZEN:
                 self.stage = Stage.DISCARDING
                 return [self._do(Act.DISCARD)]
             case _:
-                # `leaving` without processes: the host went down. The target may have been told to adopt the VE,
-                # so this host does not start it before it is told (Undo by the controller, after it asked).
                 return []
 
     # --- steps -----------------------------------------------------------------------------------
 
-    def _undo(self, fault: Fault) -> list[Command]:
-        if self.record.claim is not Claim.LEAVING or self.stage is Stage.UNDOING:
-            return []
-        self._fault = fault
+    def _undo(self, fault: Fault, *, sure: bool = False) -> list[Command]:
+        """`sure`: nobody can let the VE run at the target any more, or the controller answers for that."""
+        self._fault, self.stage, self._told, self._answered_for = fault, Stage.UNDOING, None, sure
         if self._acting is not None:
             # An act is under way: the keeper cancels it and says so; only then is the VE thawed.
-            self._undo_when_done, self.stage = True, Stage.UNDOING
             return [Arm(None)]
         return self._thaw()
 
     def _thaw(self) -> list[Command]:
-        self.stage = Stage.UNDOING
-        drop = TellPeer(PeerDrop(self.record.migration, self.record.order, self._peer_ve))
-        return [Arm(None), self._do(Act.THAW), drop]
+        """That it is undone is on disk first: what runs from here on must not be overtaken by what the target holds."""
+        self.stage, self._thawed = Stage.UNDOING, False
+        self.record = judging.home(self.record, sure=self._answered_for)
+        return [Arm(None), Write(self.record), self._do(Act.THAW), self._tell(self._drop)]
 
-    def _gone(self, result: HandedOver) -> list[Command]:
-        self.stage, self._result = Stage.DISCARDING, result
+    def _taken_back(self) -> list[Command]:
+        refused = Fault(FaultCode.TOOL_FAILED, "the target refused the VE", host=self.record.peer)
+        return self._undo(refused, sure=True)
+
+    def _give(self) -> list[Command]:
+        self.stage = Stage.GIVING
+        self.record = replace(self.record, claim=Claim.GIVEN)
+        return [Write(self.record), Arm(None), self._tell(self._gift)]
+
+    def _gone(self) -> list[Command]:
+        self.stage, self._told = Stage.DISCARDING, None
         self.record = replace(self.record, claim=Claim.GONE)
         return [Write(self.record), self._do(Act.DISCARD)]
 
-    def _give(self) -> PeerGive:
-        return PeerGive(self.record.migration, self.record.order, self._peer_ve)
+    def _ask(self, delay_s: float) -> list[Command]:
+        return [self._tell(PeerAsk(self.record.migration, self._peer_ve, self.record.order), delay_s)]
+
+    def _tell(self, message: PeerOrder, delay_s: float = 0.0) -> TellPeer:
+        self._told = message
+        return TellPeer(message, delay_s)
 
     def _finish(self, reply: Reply | None) -> list[Command]:
-        ticket, self._ticket, self.stage, self._fault = self._ticket, 0, Stage.IDLE, None
+        commands = self._answer(reply)
+        self.stage, self._fault = Stage.IDLE, None
+        return commands
+
+    def _answer(self, reply: Reply | None) -> list[Command]:
+        ticket, self._ticket = self._ticket, 0
         return [Answer(ticket, reply)] if ticket else []
 
     def _do(self, act: Act) -> Do:
@@ -308,22 +450,22 @@ class Source:
         self.record = replace(self.record, order=order)
         return [Write(self.record)]
 
+    def _note(self, commands: list[Command]) -> None:
+        for command in commands:
+            if isinstance(command, Write):
+                self.record = command.record
+
+    @property
+    def _gift(self) -> PeerGive:
+        return PeerGive(self.record.migration, self.record.order, self._peer_ve)
+
+    @property
+    def _drop(self) -> PeerDrop:
+        return PeerDrop(self.record.migration, self.record.order, self._peer_ve)
+
     @property
     def _peer_ve(self) -> str:
         return self.record.peer_ve or self.record.ve
 
-    def _is_this(self, migration: str) -> bool:
-        return self.record.migration == migration
-
     def _conflict(self) -> Fault:
-        return Fault(
-            FaultCode.CONFLICT,
-            f"VE {self.record.ve} is {self.record.claim} here ({self.stage}, migration {self.record.migration})",
-        )
-
-
-def stale(order: int, record: Record) -> Fault:
-    """The answer to an order that is not newer than what was obeyed."""
-    return Fault(
-        FaultCode.STALE_ORDER, f"order {order} for VE {record.ve} is refused: order {record.order} was obeyed before"
-    )
+        return conflict(self.record, self.stage)

@@ -1,13 +1,17 @@
 """PURE. One VE's coming, as its target host sees it.
 
-Two rules:
-1. The VE runs here only after `owner` is on disk, and `owner` is written only on the source's word (PeerGive).
+Four rules:
+1. The VE runs here only after `owner` is on disk, and `owner` is written only on the source's word (PeerGive) or the
+   controller's (Adopt).
 2. `refused` is for ever under its order: what was refused is never run, however late the source's word comes.
+3. What is held is kept until somebody says what becomes of it: no deadline drops it, it may be the only copy.
+4. A host that has been down since the VE came runs it on the controller's word only: its operator may have declared it
+   off, and the source may have taken the VE back.
 
 The claims on disk and what they permit here:
 
     arriving  receive, restore, hold; not run
-    owner     run                              only forward from here
+    owner     run; cold and not confirmed: only when the controller says so
     refused   nothing of the VE; a newer order may try again
 """
 
@@ -15,7 +19,8 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import assert_never
 
-from agents.handover.source import stale
+from agents.handover import judging
+from agents.handover.judging import conflict, stale
 from agents.handover.vocabulary import (
     Act,
     Answer,
@@ -31,9 +36,10 @@ from agents.handover.vocabulary import (
     PeerSaid,
     Write,
 )
-from migrator.wire.facts import Claim, Record, VeState
+from migrator.wire.facts import Claim, Mode, Record, VeState
 from migrator.wire.faults import Fault, FaultCode
 from migrator.wire.messages import (
+    Adopt,
     Confirm,
     PeerAsk,
     PeerDrop,
@@ -55,21 +61,31 @@ class Stage(StrEnum):
     HOLDING = "holding"
     HELD = "held"
     STARTING = "starting"
-    DROPPING = "dropping"
+    HALTING = "halting"
+    """It could not be run; is it certain that it has not run?"""
     LIFTING = "lifting"
+    DROPPING = "dropping"
+    WAITING = "waiting"
+    """Owned, and this host has been down since: the controller has to say whether it still is."""
 
 
 class Target:
     """The machine. `handle` is the only thing that changes it."""
 
     def __init__(self, record: Record, state: VeState = VeState.ABSENT) -> None:
+        """`state` is what there is of the VE here now."""
         self.record = record
         self.stage = Stage.IDLE
         self._state_before = state
         self._ticket = 0
         self._hold_limit_s = 0.0
-        self._acting = False
-        self._drop_when_done = False
+        self._acting: Act | None = None
+        self._runs = False
+        """It has been let run here since the agent started, or there is nothing to run."""
+        self._may_give_back = False
+        """The source is there and keeps its frozen copy until it hears that the VE runs here."""
+        self._then_lift = False
+        self._fault: Fault | None = None
 
     def handle(self, event: Event) -> list[Command]:
         """What is to be done now that this has happened."""
@@ -77,15 +93,14 @@ class Target:
             case Ordered():
                 return self._on_order(event)
             case Did():
-                self._acting = False
                 return self._on_did(event)
             case DidNot():
-                self._acting = False
                 return self._on_did_not(event)
             case DeadlinePassed():
-                return self._refuse(Fault(FaultCode.DEADLINE, "the source was not heard of in time"))
-            case Booted(state=state):
-                return self._on_boot(state)
+                late = Fault(FaultCode.DEADLINE, "the VE could not be restored in time", step=str(self.stage))
+                return self._refuse(late) if self.stage is Stage.HOLDING else []
+            case Booted():
+                return self._on_boot(event)
             case PeerSaid():
                 return []
             case _:
@@ -95,29 +110,38 @@ class Target:
 
     def _on_order(self, event: Ordered) -> list[Command]:
         order, ticket = event.order, event.ticket
+        if judging.late(order, self.record):
+            return [Answer(ticket, stale(order.order, self.record))]
+        if isinstance(order, PeerAsk):
+            return [Answer(ticket, None)]
+        if isinstance(order, Reserve):
+            return self._reserve(order, ticket)
+        if order.migration != self.record.migration:
+            commands = judging.on_foreign(order, self.record, self.stage, ticket)
+            self._note(commands)
+            return commands
         match order:
-            case PeerAsk():
-                return [Answer(ticket, None)]
-            case Reserve() | Release() | Confirm() if order.order <= self.record.order:
-                return [Answer(ticket, stale(order.order, self.record))]
-            case Reserve():
-                return self._reserve(order, ticket)
-            case Release() | PeerDrop():
-                return self._release(order, ticket)
             case PeerRestore():
                 return self._restore(order, ticket)
             case PeerGive():
                 return self._give(order, ticket)
+            case PeerDrop():
+                return self._drop(order, ticket)
+            case Release():
+                return self._release(order, ticket)
             case Confirm():
                 return self._confirm(order, ticket)
+            case Adopt():
+                return self._adopt(order, ticket)
             case _:
-                return [Answer(ticket, Fault(FaultCode.BAD_REQUEST, f"{type(order).__name__} is not for a target"))]
+                return [Answer(ticket, self._conflict())]
 
     def _reserve(self, order: Reserve, ticket: int) -> list[Command]:
-        if self.stage is not Stage.IDLE or self._state_before is not VeState.ABSENT:
+        if self.stage is not Stage.IDLE or not judging.may_come(self.record, self._state_before):
             taken = f"VE {self.record.ve} is already here ({self._state_before}, {self.record.claim})"
             return [Answer(ticket, Fault(FaultCode.CONFLICT, taken))]
         self.stage, self._ticket, self._hold_limit_s = Stage.ACCEPTING, ticket, order.hold_limit_s
+        self._runs = self._then_lift = False
         self.record = Record(
             order.ve or order.facts.ve,
             Claim.ARRIVING,
@@ -129,47 +153,87 @@ class Target:
             rest=order.facts.state,
             peer_ve=order.facts.ve,
         )
-        return [Write(self.record), self._do(Act.ACCEPT)]
-
-    def _release(self, order: Release | PeerDrop, ticket: int) -> list[Command]:
-        if order.migration != self.record.migration or self.record.claim is Claim.REFUSED:
-            return [Answer(ticket, None)]
-        if self.record.claim is Claim.OWNER:
-            return [Answer(ticket, Fault(FaultCode.TOO_LATE, f"VE {order.ve} was given to this host and runs here"))]
-        commands = self._refuse(None, order=max(order.order, self.record.order))
-        if self.stage is Stage.DROPPING:
-            self._ticket = ticket
-            return commands
-        return [*commands, Answer(ticket, None)]
+        return [Write(self.record), self._do(Act.ACCEPT, order)]
 
     def _restore(self, order: PeerRestore, ticket: int) -> list[Command]:
-        if not self._expects(order.migration) or self.stage is not Stage.IDLE:
-            return [Answer(ticket, self._not_expected())]
+        if self.record.claim is not Claim.ARRIVING or self.record.image_complete or self.stage is not Stage.IDLE:
+            return [Answer(ticket, self._conflict())]
         self.stage, self._ticket = Stage.HOLDING, ticket
-        return [Arm(self._hold_limit_s), self._do(Act.HOLD)]
+        self.record = replace(self.record, order=order.order)  # on disk when it is held
+        return [Arm(self._hold_limit_s), self._do(Act.HOLD, order)]
 
     def _give(self, order: PeerGive, ticket: int) -> list[Command]:
-        if order.migration == self.record.migration and self.record.claim is Claim.OWNER:
-            return [Answer(ticket, PeerRuns(0.0) if self.stage is Stage.IDLE else None)]
-        if not self._expects(order.migration) or self.stage is not Stage.HELD:
-            return [Answer(ticket, self._not_expected())]
-        self.stage, self._ticket = Stage.STARTING, ticket
-        self.record = replace(self.record, claim=Claim.OWNER, order=max(order.order, self.record.order))
-        return [Arm(None), Write(self.record), self._do(Act.RUN)]
+        if self.record.claim is Claim.OWNER:
+            return [Answer(ticket, PeerRuns(0.0) if self._runs else None)]
+        if self.stage is not Stage.HELD or self.record.cold:
+            return [Answer(ticket, self._conflict())]
+        self._may_give_back = True
+        return self._own(order.order, ticket)
 
-    def _confirm(self, order: Confirm, ticket: int) -> list[Command]:
-        if order.migration != self.record.migration or self.record.claim is not Claim.OWNER:
-            return [Answer(ticket, self._not_expected())]
-        self.stage, self._ticket = Stage.LIFTING, ticket
-        self.record = replace(self.record, order=order.order)
-        return [Write(self.record), self._do(Act.LIFT)]
+    def _adopt(self, order: Adopt, ticket: int) -> list[Command]:
+        if self.stage is Stage.HELD:
+            self._may_give_back = False
+            return self._own(order.order, ticket)
+        return self._confirm(order, ticket)
+
+    def _own(self, order: int, ticket: int) -> list[Command]:
+        self.record = replace(self.record, claim=Claim.OWNER, order=order, cold=False)
+        return [Arm(None), Write(self.record), *self._run(ticket)]
+
+    def _run(self, ticket: int = 0) -> list[Command]:
+        self.stage, self._ticket = Stage.STARTING, ticket
+        return [self._do(Act.RUN)]
+
+    def _confirm(self, order: Confirm | Adopt, ticket: int) -> list[Command]:
+        if self.record.claim is not Claim.OWNER or self.stage not in (Stage.IDLE, Stage.WAITING):
+            return [Answer(ticket, self._conflict())]
+        self.record = replace(self.record, order=order.order, cold=False)
+        self._may_give_back, self._then_lift = False, isinstance(order, Confirm)
+        if self.record.settled or (self._runs and not self._then_lift):
+            return [Write(self.record), Answer(ticket, None)]
+        return [Write(self.record), *(self._lift(ticket) if self._runs else self._run(ticket))]
+
+    def _lift(self, ticket: int) -> list[Command]:
+        self.stage, self._ticket, self._then_lift = Stage.LIFTING, ticket, False
+        return [self._do(Act.LIFT)]
+
+    def _drop(self, order: PeerDrop, ticket: int) -> list[Command]:
+        match self.record.claim:
+            case Claim.OWNER:
+                return [Answer(ticket, self._too_late())]
+            case Claim.ARRIVING:
+                return [*self._refuse(self._dropped(), order.order), Answer(ticket, None)]
+            case _:
+                return [Answer(ticket, None)]
+
+    def _release(self, order: Release, ticket: int) -> list[Command]:
+        match self.record.claim:
+            case Claim.OWNER if not (order.taken_back and self.record.cold and not self._has_run):
+                return [Answer(ticket, self._too_late())]
+            case Claim.OWNER | Claim.ARRIVING:
+                commands = self._refuse(self._dropped(), order.order)
+            case _:
+                self.record = replace(self.record, order=order.order)
+                commands = [Write(self.record), *self._answer(self._dropped())]
+                if self.record.settled:
+                    return [*commands, Answer(ticket, None)]
+                if self.stage is not Stage.DROPPING:
+                    self.stage = Stage.DROPPING
+                    commands.append(self._do(Act.DROP))
+        self._ticket = ticket
+        return commands
+
+    @property
+    def _has_run(self) -> bool:
+        """Whether it may have run here since this host came up."""
+        return self.stage is not Stage.WAITING
 
     # --- what came of it -------------------------------------------------------------------------
 
     def _on_did(self, event: Did) -> list[Command]:
-        if self._drop_when_done:
-            self._drop_when_done = False
-            return [self._do(Act.DROP)]
+        if event.act is not self._acting:
+            return []
+        self._acting = None
         match event.act, self.stage:
             case Act.ACCEPT, Stage.ACCEPTING:
                 return self._finish(event.result)
@@ -177,75 +241,112 @@ class Target:
                 self.stage = Stage.HELD
                 self.record = replace(self.record, image_complete=True)
                 holds = event.result if isinstance(event.result, PeerHolds) else PeerHolds(0.0, 0.0)
-                return [Write(self.record), Answer(self._take_ticket(), holds)]
+                return [Arm(None), Write(self.record), *self._answer(holds)]
             case Act.RUN, Stage.STARTING:
-                runs = event.result if isinstance(event.result, PeerRuns) else PeerRuns(0.0)
-                return [*self._finish(runs), self._do(Act.ANNOUNCE)]
+                return self._on_running(event)
+            case Act.HALT, Stage.HALTING:
+                return self._refuse(self._fault)
             case (Act.DROP, Stage.DROPPING) | (Act.LIFT, Stage.LIFTING):
-                return self._finish(None)
+                self.record = replace(self.record, settled=True)
+                return [Write(self.record), *self._finish(None)]
+            case _, Stage.DROPPING:
+                return [self._do(Act.DROP)]
             case _:
                 return []
+
+    def _on_running(self, event: Did) -> list[Command]:
+        self._runs = True
+        if self._then_lift:
+            return [*self._lift(self._ticket), Do(Act.ANNOUNCE)]
+        runs = event.result if isinstance(event.result, PeerRuns) else PeerRuns(0.0)
+        return [*self._finish(runs if self._may_give_back else None), Do(Act.ANNOUNCE)]
 
     def _on_did_not(self, event: DidNot) -> list[Command]:
-        if self._drop_when_done:
-            self._drop_when_done = False
-            return [self._do(Act.DROP)]
-        match event.act:
-            case Act.ACCEPT | Act.HOLD:
-                return self._refuse(event.fault)
-            case Act.RUN | Act.DROP | Act.LIFT:
+        if event.act is not self._acting:
+            return []
+        self._acting = None
+        match event.act, self.stage:
+            case Act.RUN, Stage.STARTING if self._may_give_back:
+                self.stage, self._fault = Stage.HALTING, event.fault
+                return [self._do(Act.HALT)]
+            case Act.HALT, Stage.HALTING:
+                reason = f"it could not be let run, and whether it ran is not certain: {event.fault.sentence()}"
+                return self._finish(replace(self._fault or event.fault, code=FaultCode.UNCERTAIN, message=reason))
+            case (Act.DROP, Stage.DROPPING) | (Act.LIFT, Stage.LIFTING) | (Act.RUN, Stage.STARTING):
                 return self._finish(event.fault)
+            case _, Stage.DROPPING:
+                return [self._do(Act.DROP)]
             case _:
-                return []
+                return self._refuse(event.fault)
 
-    def _on_boot(self, state: VeState) -> list[Command]:
+    def _on_boot(self, event: Booted) -> list[Command]:
+        if not judging.in_a_move(self.record):
+            return []
         match self.record.claim:
+            case Claim.ARRIVING if self._still_holds(event):
+                self.stage = Stage.HELD
+                return self._chill() if event.rebooted else []
             case Claim.ARRIVING:
                 return self._refuse(None)
-            case Claim.OWNER if state is VeState.FROZEN:
-                self.stage = Stage.STARTING
-                return [self._do(Act.RUN)]
-            case Claim.REFUSED if state is not VeState.ABSENT:
+            case Claim.OWNER:
+                return self._on_boot_of_owner(event)
+            case Claim.REFUSED:
                 self.stage = Stage.DROPPING
                 return [self._do(Act.DROP)]
             case _:
                 return []
 
+    def _still_holds(self, event: Booted) -> bool:
+        """Frozen processes end with their host; files that are set up do not."""
+        survives = self.record.mode is Mode.STOP_COPY or (event.state is VeState.FROZEN and not event.rebooted)
+        return self.record.image_complete and survives
+
+    def _on_boot_of_owner(self, event: Booted) -> list[Command]:
+        resting = self.record.rest is not VeState.RUNNING
+        if event.state is VeState.RUNNING or (resting and not event.rebooted):
+            self._runs = True
+            return [] if resting else [Do(Act.ANNOUNCE)]
+        if event.rebooted or self.record.cold:
+            self.stage, self._runs = Stage.WAITING, resting
+            return self._chill() if event.rebooted else []
+        return self._run()
+
     # --- steps -----------------------------------------------------------------------------------
+
+    def _chill(self) -> list[Command]:
+        self.record = judging.rebooted(self.record)
+        return [Write(self.record)]
 
     def _refuse(self, fault: Fault | None, order: int | None = None) -> list[Command]:
         """Durable first; then the answer, so that the source thaws at once; then the cleaning."""
-        if self.record.claim is not Claim.ARRIVING:
-            return []
         self.stage = Stage.DROPPING
-        self.record = replace(self.record, claim=Claim.REFUSED, order=self.record.order if order is None else order)
-        told: list[Command] = [Answer(self._take_ticket(), fault)] if self._ticket and fault else []
-        if self._acting:
-            self._drop_when_done = True
-            return [Arm(None), Write(self.record), *told]
-        return [Arm(None), Write(self.record), *told, self._do(Act.DROP)]
+        self.record = judging.refused(replace(self.record, order=self.record.order if order is None else order))
+        commands = [Arm(None), Write(self.record), *self._answer(fault)]
+        # An act that is under way is ended by the keeper; only then is what it made removed.
+        return commands if self._acting is not None else [*commands, self._do(Act.DROP)]
 
     def _finish(self, reply: Reply | dict[str, str] | None) -> list[Command]:
-        self.stage = Stage.IDLE
-        self._state_before = VeState.ABSENT if self.record.claim is Claim.REFUSED else VeState.RUNNING
-        if self.record.claim is Claim.ARRIVING:
-            self._state_before = VeState.STOPPED
-        ticket = self._take_ticket()
-        return [Answer(ticket, None if isinstance(reply, dict) else reply)] if ticket else []
+        self.stage, self._fault = Stage.IDLE, None
+        return self._answer(None if isinstance(reply, dict) else reply)
 
-    def _take_ticket(self) -> int:
+    def _answer(self, reply: Reply | None) -> list[Command]:
         ticket, self._ticket = self._ticket, 0
-        return ticket
+        return [Answer(ticket, reply)] if ticket else []
 
-    def _do(self, act: Act) -> Do:
-        self._acting = True
-        return Do(act)
+    def _do(self, act: Act, order: Reserve | PeerRestore | None = None) -> Do:
+        self._acting = act
+        return Do(act, order)
 
-    def _expects(self, migration: str) -> bool:
-        return self.record.migration == migration and self.record.claim is Claim.ARRIVING
+    def _note(self, commands: list[Command]) -> None:
+        for command in commands:
+            if isinstance(command, Write):
+                self.record = command.record
 
-    def _not_expected(self) -> Fault:
-        return Fault(
-            FaultCode.CONFLICT,
-            f"VE {self.record.ve} is {self.record.claim} here ({self.stage}, migration {self.record.migration})",
-        )
+    def _dropped(self) -> Fault:
+        return Fault(FaultCode.ABORTED, "the move was undone, and what came here is dropped", step=str(self.stage))
+
+    def _too_late(self) -> Fault:
+        return Fault(FaultCode.TOO_LATE, f"VE {self.record.ve} was given to this host")
+
+    def _conflict(self) -> Fault:
+        return conflict(self.record, self.stage)

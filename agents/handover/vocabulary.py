@@ -17,11 +17,13 @@ from migrator.wire.messages import (
     PeerDrop,
     PeerGive,
     PeerRestore,
+    PreCopy,
     Release,
     Reply,
     Reserve,
     Retire,
     Settle,
+    TakeBack,
     Undo,
 )
 
@@ -33,6 +35,8 @@ class Act(StrEnum):
     """Source: fence the autostart, take the engine's lock, make the migration's key pair."""
     UNPREPARE = "unprepare"
     """Source: all that `prepare` did, undone."""
+    COPY = "copy"
+    """Source: one round of copying while the VE runs."""
     FREEZE = "freeze"
     """Source: off the network; live: no process runs; stop-copy: stopped."""
     DUMP = "dump"
@@ -62,7 +66,7 @@ class Act(StrEnum):
 
 # --- events -----------------------------------------------------------------------------------------
 
-Order = Depart | Reserve | HandOver | Undo | Release | Settle | Retire | Confirm | Adopt
+Order = Depart | Reserve | PreCopy | HandOver | Undo | Release | Settle | Retire | Confirm | Adopt | TakeBack
 PeerOrder = PeerRestore | PeerGive | PeerDrop | PeerAsk
 
 
@@ -95,6 +99,8 @@ class PeerSaid:
     """The other agent answered; a Fault UNREACHABLE or PEER_LOST means that it did not."""
 
     reply: Reply
+    to: PeerOrder
+    """What it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,7 @@ Event = Ordered | Did | DidNot | PeerSaid | DeadlinePassed | Booted
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Put the record on disk, durably, before anything that follows."""
+    """Put the record on disk, durably, before anything that follows. A record that cannot be written ends the agent."""
 
     record: Record
 
@@ -128,6 +134,8 @@ class Do:
     """Begin an act; Did or DidNot follows."""
 
     act: Act
+    order: Reserve | PeerRestore | PreCopy | None = None
+    """The order it carries out, where the act needs more than the record says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import structlog
 
 from migrator.core import report as reports
-from migrator.core.phases import Phase
+from migrator.core.phases import STOPPED, Phase
 from migrator.core.story import Story
 from migrator.core.vocabulary import AbortRequested, Command, Event, Fenced, Finish, Replied, Send, Started
 from migrator.wire.faults import Fault
@@ -88,7 +88,7 @@ def fields(story: Story, event: Event, commands: list[Command]) -> dict[str, Any
         "asks": [f"{each.role}: {type(each.request).__name__}" for each in commands if isinstance(each, Send)],
     }
     said |= _of_event(story, event)
-    if any(isinstance(each, Finish) for each in commands):
+    if any(isinstance(each, Finish) for each in commands) or story.machine.phase in STOPPED:
         report = reports.of(story)
         said |= {"outcome": report.outcome, "total_s": round(report.total_s, 3)}
     return said

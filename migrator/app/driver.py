@@ -189,7 +189,7 @@ class Driver:
         reply = await link.ask(command.request, command.limit_s, self._progressed)
         if isinstance(reply, Fault) and not reply.host:
             reply = Fault(reply.code, reply.message, self._hosts[command.role], reply.step, reply.tool, reply.log_tail)
-        await self._send.send(Replied(self._around.now_unix_s(), command.role, reply))
+        await self._send.send(Replied(self._around.now_unix_s(), command.role, reply, command.number))
 
     async def _wait(self, unix_s: float) -> None:
         await trio.sleep(max(0.0, unix_s - self._around.now_unix_s()))

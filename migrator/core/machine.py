@@ -1,17 +1,21 @@
 """PURE. One migration, from request to end: events in, commands out; the only code that changes its phase.
 
-Two rules:
+Four rules:
 1. An indefinite fault leads to `settling`: both hosts are asked, and `recovery.decide` says what their words mean.
-2. Orders rise with every request that changes something, so that a late one finds a host that has obeyed a newer one.
+2. Orders rise with every request that changes something, above all that either host says to have obeyed; so a late one
+   finds a host that has obeyed a newer one. What was sent follows from the events, so a replay knows it too.
+3. It ends only when both hosts have obeyed an order above all others: nothing that is still under way can do harm.
+4. The VE is told to be the target's for good (Confirm), or to be the source's again (TakeBack); never both.
 """
 
+from dataclasses import dataclass
 from typing import assert_never
 
-from migrator.core import convergence, plan
+from migrator.core import convergence, plan, recovery
 from migrator.core.convergence import Prediction, Verdict
-from migrator.core.phases import ENDED, TABLE, Phase
+from migrator.core.phases import ENDED, STOPPED, TABLE, Phase
 from migrator.core.plan import Plan
-from migrator.core.recovery import Action, decide
+from migrator.core.recovery import Action, Known
 from migrator.core.vocabulary import (
     AbortRequested,
     Command,
@@ -28,9 +32,10 @@ from migrator.core.vocabulary import (
     Started,
     WaitUntil,
 )
-from migrator.wire.facts import Claim, Mode, Record, VeFacts, VeState
+from migrator.wire.facts import Claim, Mode, Record, Standing, VeFacts, VeState
 from migrator.wire.faults import Fault, FaultCode
 from migrator.wire.messages import (
+    Adopt,
     Ask,
     Confirm,
     Copied,
@@ -40,12 +45,14 @@ from migrator.wire.messages import (
     HandOver,
     PreCopy,
     Release,
+    Reply,
     Request,
     Reserve,
     Reserved,
     Retire,
     Settle,
     Stands,
+    TakeBack,
     Undo,
 )
 
@@ -53,6 +60,24 @@ KEY_LIFE_S = 2 * 86400
 HOLD_LIMIT_S = 30.0
 CHECKPOINT_STEPS = frozenset({"freeze", "dump", "restore"})
 """A tool that fails in one of these cannot checkpoint this VE; stopping and starting it may still work."""
+TRIES_MAX = 4
+"""So often the hosts are asked anew without anything from outside, before it is left to whoever takes it up again."""
+WAITS_MAX = 2
+"""So often the hosts are found about it, before the controller carries the word between them."""
+GO_ON_MAX = 3
+
+
+@dataclass(slots=True)
+class Sent:
+    """What the hosts were told, as far as it decides what they may be told later."""
+
+    confirm: bool = False
+    adopt: bool = False
+    """Because the source was declared off."""
+    take_back: bool = False
+    hand_over: bool = False
+    undo: bool = False
+    """Since the hand-over was sent."""
 
 
 class Migration:
@@ -67,13 +92,25 @@ class Migration:
         self.rounds: list[Copied] = []
         self.prediction: Prediction | None = None
         self.handed_over: HandedOver | None = None
+        self.blocked_on: Role | None = None
+        """In phase `blocked`: the host that has to answer, or to get done."""
+        self.words: dict[Role, Standing | None] = {}
+        """What each host said when they were asked last; None: nothing."""
+        self.off: set[Role] = set()
+        """Declared off by the operator, and not heard of since."""
+        self.aborted = False
+        self.confirmed = False
+        """The target has said that the VE is its own for good."""
+        self.sent = Sent()
         self._order = 0
+        self._number = 0
+        self._awaited: dict[Role, int] = {}
         self._facts: VeFacts | None = None
-        self._words: dict[Role, Record | None] = {}
-        self._undoing: set[Role] = set()
-        self._settled = False
+        self._source_undid = False
         self._reserved = Reserved(())
+        self._copying = False
         self._falls_back = False
+        self._tries = self._waits = self._went_on = 0
 
     def handle(self, event: Event) -> list[Command]:
         """What is to be done now that this has happened."""
@@ -88,13 +125,50 @@ class Migration:
                 return self._on_abort(who)
             case CutoverReached():
                 return self._enter_blackout() if self.phase is Phase.WAITING else []
-            case Resumed() | Fenced():
+            case Resumed():
+                self._tries = 0
+                return self._settle()
+            case Fenced(role=role):
+                self.off.add(role)
+                self._tries = 0
                 return self._settle()
             case _:
                 assert_never(event)
 
+    @property
+    def known(self) -> Known:
+        """What the story so far says that the hosts may not know."""
+        return Known(
+            aborted=self.aborted,
+            copying=self._copying and self._went_on < GO_ON_MAX,
+            waited=self._waits >= WAITS_MAX,
+            source_off=Role.SOURCE in self.off,
+            target_off=Role.TARGET in self.off,
+            source_may_have_run=not self.sent.hand_over or self.sent.undo or self._source_undid,
+            adopting=self.sent.adopt,
+            confirming=self.sent.confirm,
+            confirmed=self.confirmed,
+            taken_back=self.sent.take_back,
+        )
+
+    @property
+    def abort_refused(self) -> Fault | None:
+        """Why an abort is not possible any more; None: it is, or is noted and done if the VE was not given."""
+        request = self.request
+        match self.phase:
+            case Phase.VERIFYING | Phase.RETIRING | Phase.DONE:
+                where = f"{request.target_ve} was given to {request.target} and runs there; nothing is undone"
+                back = f"to bring it back: migrator migrate {request.target_ve} {request.source}"
+                return Fault(FaultCode.TOO_LATE, f"{where}; {back}", request.target, str(self.phase))
+            case Phase.UNDONE | Phase.REFUSED:
+                where = f"{request.ve} is on {request.source}: the migration has ended ({self.phase})"
+                return Fault(FaultCode.TOO_LATE, where, request.source, str(self.phase))
+            case _:
+                return None
+
     def _begin(self, event: Started) -> list[Command]:
-        self._order = event.order_floor
+        # Later than every migration before it, also where its late orders have not come yet.
+        self._order = max(event.order_floor, int(event.at_unix_s * 1000))
         self.plan = plan.make(self.request, event)
         self.mode = self.plan.mode
         if self.plan.refusals:
@@ -104,6 +178,7 @@ class Migration:
 
     def _reserve(self) -> list[Command]:
         self.phase, self.rounds = Phase.RESERVING, []
+        self._copying, self.sent, self._source_undid = False, Sent(), False
         request = self.request
         depart = Depart(
             request.migration, self._next(), request.ve, request.target, mode=self.mode, target_ve=request.target_ve
@@ -113,29 +188,42 @@ class Migration:
     # --- replies ---------------------------------------------------------------------------------
 
     def _on_reply(self, event: Replied) -> list[Command]:
-        reply = event.reply
-        if self.phase in (Phase.SETTLING, Phase.UNDOING):
-            return self._on_word(event) if self.phase is Phase.SETTLING else self._on_undone(event)
-        if isinstance(reply, Fault):
-            return self._on_fault(reply)
-        ve, migration = self.request.ve, self.request.migration
-        match self.phase, reply:
+        reply, role = event.reply, event.role
+        if isinstance(reply, Stands):
+            self._order = max(self._order, reply.standing.record.order)
+        if isinstance(reply, HandedOver) and reply.blackout_s:
+            self.handed_over = reply
+        if role not in self._awaited or event.number not in (0, self._awaited[role]):
+            return []
+        del self._awaited[role]
+        if isinstance(reply, Stands) and self._is_ours(reply):
+            self.off.discard(role)  # declared off, and it speaks: that word is not true any more
+        match self.phase:
+            case Phase.SETTLING:
+                return self._on_word(role, reply)
+            case Phase.UNDOING:
+                return self._on_undone(role, reply)
+            case Phase.VERIFYING | Phase.RETIRING:
+                return self._on_forward(reply)
+            case _ if isinstance(reply, Fault):
+                return self._on_fault(reply, role)
+            case _:
+                return self._on_good(event)
+
+    def _on_good(self, event: Replied) -> list[Command]:
+        match self.phase, event.reply:
             case Phase.RESERVING, Departing(public_key=key):
                 return [self._send(Role.TARGET, self._reservation(key, event.at_unix_s))]
-            case Phase.RESERVING, Reserved():
-                self.phase, self._reserved = Phase.COPYING, reply
+            case Phase.RESERVING, Reserved() as reserved:
+                self.phase, self._reserved, self._copying, self._went_on = Phase.COPYING, reserved, True, 0
                 return self._round()
-            case Phase.COPYING, Copied():
-                self.rounds.append(reply)
+            case Phase.COPYING, Copied() as copied:
+                self.rounds.append(copied)
+                self._went_on = 0
                 return self._after_round(event.at_unix_s)
-            case Phase.HANDING_OVER, HandedOver():
-                self.handed_over = reply
-                return self._verify()
-            case Phase.VERIFYING, _:
-                self.phase = Phase.RETIRING
-                return [self._send(Role.SOURCE, Retire(migration, self._next(), ve))]
-            case Phase.RETIRING, _:
-                return self._end(Phase.DONE, None)
+            case Phase.HANDING_OVER, HandedOver() as handed_over:
+                self.handed_over = handed_over
+                return self._forward()
             case _:
                 return self._settle()
 
@@ -197,19 +285,18 @@ class Migration:
         if self.phase is Phase.WAITING:
             self.phase = Phase.COPYING
             return self._round()  # what changed while it waited must not be sent in the blackout
-        self.phase = Phase.HANDING_OVER
+        self.phase, self._copying, self.sent.hand_over = Phase.HANDING_OVER, False, True
         request = self.request
         limit_s = request.policy.blackout_limit_s
         return [self._send(Role.SOURCE, HandOver(request.migration, self._next(), request.ve, limit_s))]
 
-    def _on_fault(self, fault: Fault) -> list[Command]:
-        self.fault = self.fault or fault
+    def _on_fault(self, fault: Fault, role: Role = Role.SOURCE) -> list[Command]:
         if not fault.definite:
             return self._settle()
-        if TABLE[self.phase].undo:
-            self._falls_back = self._may_fall_back(fault)
-            return self._undo()
-        return self._end(Phase.NEEDS_OPERATOR, fault)
+        self.fault = self.fault or fault
+        self._source_undid = self._source_undid or role is Role.SOURCE
+        self._falls_back = self._may_fall_back(fault)
+        return self._undo()
 
     def _may_fall_back(self, fault: Fault) -> bool:
         policy = self.request.policy
@@ -217,91 +304,178 @@ class Migration:
         return self.mode is Mode.LIVE and policy.mode is None and policy.fallback and refused
 
     def _on_abort(self, who: str) -> list[Command]:
-        self._falls_back = False
+        self._falls_back, self.aborted, self._tries = False, True, 0
         self.fault = self.fault or Fault(FaultCode.ABORTED, f"aborted by {who}")
-        if self.phase in (Phase.VERIFYING, Phase.RETIRING, Phase.UNDOING, Phase.SETTLING):
-            return []
-        return self._undo()
+        match self.phase:
+            case Phase.INSPECTING:
+                return self._end(Phase.UNDONE, self.fault)
+            case Phase.VERIFYING | Phase.RETIRING | Phase.UNDOING | Phase.SETTLING:
+                return []
+            case Phase.BLOCKED | Phase.NEEDS_OPERATOR:
+                return self._settle()
+            case _:
+                return self._undo()
 
-    def _verify(self) -> list[Command]:
-        self.phase = Phase.VERIFYING
+    # --- forward ---------------------------------------------------------------------------------
+
+    def _forward(self) -> list[Command]:
+        if self.confirmed:
+            self.phase = Phase.RETIRING
+            return [self._send(Role.SOURCE, Retire(self.request.migration, self._next(), self.request.ve))]
+        self.phase, self.sent.confirm = Phase.VERIFYING, True
         return [self._send(Role.TARGET, Confirm(self.request.migration, self._next(), self.request.target_ve))]
+
+    def _on_forward(self, reply: Reply) -> list[Command]:
+        match reply:
+            case Stands(standing=Standing(record=Record(claim=Claim.OWNER, settled=True))) if self._is_ours(reply):
+                self.confirmed = True
+                return self._forward()
+            case Stands(standing=Standing(record=Record(claim=Claim.GONE, settled=True))) if self._is_ours(reply):
+                return self._end(Phase.DONE, None)
+            case Fault(definite=True):
+                self.fault = self.fault or reply
+                return self._settle()
+            case _:
+                return self._settle()
 
     # --- undoing ---------------------------------------------------------------------------------
 
     def _undo(self) -> list[Command]:
-        self.phase, self._undoing = Phase.UNDOING, {Role.SOURCE, Role.TARGET}
-        migration, ve = self.request.migration, self.request.ve
-        return [
-            self._send(Role.SOURCE, Undo(migration, self._next(), ve)),
-            self._send(Role.TARGET, Release(migration, self._next(), self.request.target_ve)),
-        ]
+        """The source first: as long as it may not be there any more, the target may hold the only copy."""
+        self.phase, self._copying, self.sent.undo = Phase.UNDOING, False, True
+        return [self._send(Role.SOURCE, Undo(self.request.migration, self._next(), self.request.ve))]
 
-    def _on_undone(self, event: Replied) -> list[Command]:
-        if isinstance(event.reply, Fault):
-            unknown_at_target = event.role is Role.TARGET and event.reply.code is FaultCode.UNKNOWN_VE
-            if not unknown_at_target:
+    def _on_undone(self, role: Role, reply: Reply) -> list[Command]:
+        match role, reply:
+            case Role.SOURCE, Stands(standing=standing) if self._is_home(standing):
+                return [self._send(Role.TARGET, self._release())]
+            case Role.TARGET, Stands(standing=standing) if self._is_clear(standing):
+                return self._undone()
+            case Role.TARGET, Fault(code=FaultCode.UNKNOWN_VE):
+                return self._undone()
+            case Role.TARGET, Fault(definite=False):
+                return self._block(Role.TARGET)
+            case _, Fault(definite=True):
+                self.fault = self.fault or reply
                 return self._settle()
-        self._undoing.discard(event.role)
-        if self._undoing:
-            return []
+            case _:
+                return self._settle()
+
+    def _undone(self) -> list[Command]:
         if self._falls_back:
             self._falls_back, self.mode = False, Mode.STOP_COPY
             return self._reserve()
         return self._end(Phase.UNDONE, self.fault)
 
+    def _release(self) -> Release:
+        migration, ve = self.request.migration, self.request.target_ve
+        return Release(migration, self._next(), ve, taken_back=self.sent.take_back)
+
+    def _is_home(self, standing: Standing) -> bool:
+        record = standing.record
+        ours = record.migration == self.request.migration
+        return not ours or (record.claim is Claim.HOME and record.settled)
+
+    def _is_clear(self, standing: Standing) -> bool:
+        record = standing.record
+        ours = record.migration == self.request.migration
+        return not ours or (record.claim is Claim.REFUSED and record.settled)
+
     # --- settling --------------------------------------------------------------------------------
 
     def _settle(self) -> list[Command]:
-        self.phase, self._words, self._settled = Phase.SETTLING, {}, False
+        self._tries += 1
+        if self._tries > TRIES_MAX:
+            return self._stop(Phase.NEEDS_OPERATOR)
+        self.phase, self.words, self.blocked_on = Phase.SETTLING, {}, None
         return [
             self._send(Role.SOURCE, Ask(self.request.ve)),
             self._send(Role.TARGET, Ask(self.request.target_ve)),
         ]
 
-    def _on_word(self, event: Replied) -> list[Command]:
-        self._words[event.role] = self._record(event)
-        if len(self._words) < len(Role):
+    def _on_word(self, role: Role, reply: Reply) -> list[Command]:
+        if len(self.words) == len(Role):
+            return self._settle()  # the answer to what one of them was told then
+        self.words[role] = self._standing(role, reply)
+        if len(self.words) < len(Role):
             return []
-        source, target = self._words[Role.SOURCE], self._words[Role.TARGET]
-        match decide(source.claim if source else None, target.claim if target else None):
+        source, target = self.words[Role.SOURCE], self.words[Role.TARGET]
+        migration = self.request.migration
+        says = recovery.source_says(source, migration)
+        self._source_undid = self._source_undid or (source is not None and source.record.claim is Claim.HOME)
+        hears = recovery.target_says(target.record if target is not None else None, migration)
+        action = recovery.decide(says, hears, self.known)
+        self._waits = self._waits + 1 if action is Action.WAIT else 0
+        return self._act_on(action)
+
+    def _act_on(self, action: Action) -> list[Command]:
+        migration, ve, target_ve = self.request.migration, self.request.ve, self.request.target_ve
+        match action:
             case Action.UNDO:
                 return self._undo()
+            case Action.GO_ON:
+                self.phase = Phase.COPYING
+                self._went_on += 1
+                return self._round()
             case Action.FORWARD:
-                return self._verify()
-            case Action.WAIT:
-                if target is None or self._settled:
-                    # The source has the target's word already and asks it by itself: nothing to hurry here.
-                    self.phase = Phase.BLOCKED
-                    return []
-                self._settled = True
-                settle = Settle(self.request.migration, self._next(), self.request.ve, target)
-                self._words = {Role.TARGET: target}
-                return [self._send(Role.SOURCE, settle)]
-            case Action.BLOCKED_ON_SOURCE | Action.BLOCKED_ON_TARGET:
-                self.phase = Phase.BLOCKED
-                return []
+                return self._forward()
+            case Action.DONE:
+                return self._end(Phase.DONE, None)
+            case Action.TELL_SOURCE:
+                target = self.words[Role.TARGET]
+                assert target is not None
+                return [self._send(Role.SOURCE, Settle(migration, self._next(), ve, target.record))]
+            case Action.GIVE:
+                return [self._send(Role.TARGET, Adopt(migration, self._next(), target_ve))]
+            case Action.ADOPT:
+                self.sent.adopt = True
+                return [self._send(Role.TARGET, Adopt(migration, self._next(), target_ve))]
+            case Action.TAKE_BACK:
+                self.sent.take_back = self.sent.undo = True
+                return [self._send(Role.SOURCE, TakeBack(migration, self._next(), ve))]
+            case Action.RELEASE:
+                return [self._send(Role.TARGET, self._release())]
+            case Action.WAIT | Action.BLOCKED_ON_SOURCE:
+                return self._block(Role.SOURCE)
+            case Action.BLOCKED_ON_TARGET:
+                return self._block(Role.TARGET)
             case Action.NEEDS_OPERATOR:
-                return self._end(Phase.NEEDS_OPERATOR, self.fault)
+                return self._stop(Phase.NEEDS_OPERATOR)
+            case _:
+                assert_never(action)
 
-    def _record(self, event: Replied) -> Record | None:
-        match event.reply:
+    def _standing(self, role: Role, reply: Reply) -> Standing | None:
+        match reply:
             case Stands(standing=standing):
-                ours = standing.record.migration == self.request.migration
-                return standing.record if ours else Record(self.request.ve, Claim.HOME, standing.record.order)
+                return standing
             case Fault(code=FaultCode.UNKNOWN_VE):
-                return Record(self.request.ve, Claim.HOME, 0)
+                ve = self.request.ve if role is Role.SOURCE else self.request.target_ve
+                return Standing(Record(ve, Claim.HOME, 0), VeState.ABSENT, False)
             case _:
                 return None
 
+    def _is_ours(self, reply: Stands) -> bool:
+        return reply.standing.record.migration == self.request.migration
+
     # --- steps -----------------------------------------------------------------------------------
 
-    def _end(self, phase: Phase, fault: Fault | None) -> list[Command]:
+    def _block(self, role: Role) -> list[Command]:
+        self.blocked_on = role
+        return self._stop(Phase.BLOCKED)
+
+    def _stop(self, phase: Phase) -> list[Command]:
+        assert phase in STOPPED
         self.phase = phase
+        return []
+
+    def _end(self, phase: Phase, fault: Fault | None) -> list[Command]:
+        self.phase, self.blocked_on = phase, None
         return [Finish(phase, fault)]
 
     def _send(self, role: Role, request: Request) -> Send:
-        return Send(role, request, TABLE[self.phase].limit_s)
+        self._number += 1
+        self._awaited[role] = self._number
+        return Send(role, request, TABLE[self.phase].limit_s, self._number)
 
     def _next(self) -> int:
         self._order += 1

@@ -23,11 +23,12 @@ class Phase(StrEnum):
     SETTLING = "settling"
     """What happened is unknown; both hosts are being asked."""
     BLOCKED = "blocked"
-    """A host that must be asked does not answer."""
+    """A host that must be asked does not answer, or is not done with what it does by itself."""
     DONE = "done"
     UNDONE = "undone"
     REFUSED = "refused"
     NEEDS_OPERATOR = "needs-operator"
+    """What is known leaves nothing safe to do; asked again when it is taken up again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +44,30 @@ class Row:
     """The phases that may come next."""
 
 
-ENDED = frozenset({Phase.DONE, Phase.UNDONE, Phase.REFUSED, Phase.NEEDS_OPERATOR})
+ENDED = frozenset({Phase.DONE, Phase.UNDONE, Phase.REFUSED})
+STOPPED = frozenset({Phase.BLOCKED, Phase.NEEDS_OPERATOR})
+"""Nothing is under way and it has not ended: an event from outside (Resumed, Fenced, an abort) goes on from here."""
+
+_WHEN_UNCLEAR = (Phase.SETTLING, *STOPPED)
 
 TABLE = {
     row.phase: row
     for row in (
-        Row(Phase.INSPECTING, 30, False, (Phase.RESERVING, Phase.REFUSED)),
+        Row(Phase.INSPECTING, 30, False, (Phase.RESERVING, Phase.REFUSED, Phase.SETTLING, Phase.UNDONE)),
         Row(Phase.RESERVING, 60, True, (Phase.COPYING, Phase.UNDOING, Phase.SETTLING)),
         Row(Phase.COPYING, 86400, True, (Phase.WAITING, Phase.HANDING_OVER, Phase.UNDOING, Phase.SETTLING)),
         Row(Phase.WAITING, 0, True, (Phase.COPYING, Phase.UNDOING, Phase.SETTLING)),
         Row(Phase.HANDING_OVER, 900, True, (Phase.VERIFYING, Phase.UNDOING, Phase.SETTLING)),
-        Row(Phase.VERIFYING, 60, False, (Phase.RETIRING, Phase.SETTLING, Phase.NEEDS_OPERATOR)),
-        Row(Phase.RETIRING, 600, False, (Phase.DONE, Phase.SETTLING, Phase.NEEDS_OPERATOR)),
-        Row(Phase.UNDOING, 60, False, (Phase.UNDONE, Phase.RESERVING, Phase.SETTLING, Phase.NEEDS_OPERATOR)),
+        Row(Phase.VERIFYING, 60, False, (Phase.RETIRING, *_WHEN_UNCLEAR)),
+        Row(Phase.RETIRING, 600, False, (Phase.DONE, *_WHEN_UNCLEAR)),
+        Row(Phase.UNDOING, 60, False, (Phase.UNDONE, Phase.RESERVING, *_WHEN_UNCLEAR)),
         Row(
             Phase.SETTLING,
             30,
             False,
-            (
-                Phase.UNDOING,
-                Phase.VERIFYING,
-                Phase.RETIRING,
-                Phase.BLOCKED,
-                Phase.NEEDS_OPERATOR,
-                Phase.UNDONE,
-                Phase.DONE,
-            ),
+            (Phase.COPYING, Phase.UNDOING, Phase.VERIFYING, Phase.RETIRING, Phase.DONE, *STOPPED),
         ),
         Row(Phase.BLOCKED, 0, False, (Phase.SETTLING,)),
+        Row(Phase.NEEDS_OPERATOR, 0, False, (Phase.SETTLING,)),
     )
 }

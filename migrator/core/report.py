@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from migrator.core.advice import advise
 from migrator.core.phases import Phase
 from migrator.core.story import Story
 from migrator.wire.facts import Objection
@@ -153,12 +154,8 @@ def _outcome(story: Story) -> tuple[str, str]:
         case Phase.UNDONE:
             command = f"migrator plan {ve} {target}"
             return f"{ve} is on {source} as before; nothing of it is left on {target}", command
-        case Phase.NEEDS_OPERATOR:
-            said = f"what {source} and {target} say about {ve} does not fit together; nothing is started by itself"
-            return said, f"migrator ve show {ve}"
-        case Phase.BLOCKED:
-            said = f"{ve} is where the hosts say it is, but one of them does not answer"
-            return said, f"migrator recover {request.migration}"
+        case Phase.NEEDS_OPERATOR | Phase.BLOCKED:
+            return advise(machine)
         case Phase.SETTLING:
             return f"an answer was lost: {source} and {target} are being asked where {ve} is", ""
         case Phase.UNDOING:

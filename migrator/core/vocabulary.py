@@ -99,6 +99,8 @@ class Replied:
     at_unix_s: float
     role: Role
     reply: Reply
+    number: int = 0
+    """Of the Send that it answers, so that a late answer is not taken for another's; 0: the last one to that host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,8 @@ class Send:
     role: Role
     request: Request
     limit_s: float
+    number: int = 0
+    """Counts the requests of one migration; its Replied carries the same."""
 
 
 @dataclass(frozen=True, slots=True)

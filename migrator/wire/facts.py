@@ -68,7 +68,13 @@ class Record:
     boot_id: str = ""
     """The boot of this host in which the record was written: another one now means that all processes were lost."""
     settled: bool = False
-    """On a target: the controller has seen it run (or rest) there; from then on it is this host's like any other."""
+    """Nothing of the move is left to do here: undone and unfenced, refused and removed, gone and destroyed, or owned and
+    confirmed. A VE that came and is settled is this host's like any other."""
+    handing_over: bool = False
+    """On a source: the hand-over has begun, so the target may come to hold a complete image."""
+    cold: bool = False
+    """This host has been down since the hand-over began. A cold source asks the target before it starts the VE; a cold
+    target runs it on the controller's word only, because its operator may have declared it off meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

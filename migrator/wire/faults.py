@@ -20,7 +20,7 @@ class FaultCode(StrEnum):
     CONFLICT = "conflict"
     """Something that has to be free is taken: an id, an address, a directory, a lock."""
     STALE_ORDER = "stale-order"
-    """The host has obeyed a newer order for this VE; this one is refused."""
+    """The host has obeyed this order or a newer one for this VE, and does nothing now; what came of it is unknown."""
     TOO_LATE = "too-late"
     """The point of no return is passed; only forward from here."""
     TOOL_FAILED = "tool-failed"
@@ -36,6 +36,8 @@ class FaultCode(StrEnum):
     """The host did not answer; what happened there is unknown."""
     NOT_TRUSTED = "not-trusted"
     """The host's SSH key is not the one that is known, or the host does not let us in; nothing was sent."""
+    UNCERTAIN = "uncertain"
+    """It failed on the host, and the host cannot tell whether it took effect."""
     ABORTED = "aborted"
     """The operator wanted it undone."""
     OVER_BUDGET = "over-budget"
@@ -44,7 +46,9 @@ class FaultCode(StrEnum):
     """A mistake in our own program."""
 
 
-INDEFINITE = frozenset({FaultCode.UNREACHABLE, FaultCode.PEER_LOST, FaultCode.INTERNAL})
+INDEFINITE = frozenset(
+    {FaultCode.UNREACHABLE, FaultCode.PEER_LOST, FaultCode.INTERNAL, FaultCode.STALE_ORDER, FaultCode.UNCERTAIN}
+)
 
 
 @dataclass(frozen=True, slots=True)

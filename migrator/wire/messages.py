@@ -142,11 +142,17 @@ class Undo:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Target: drop whatever of the VE is here and was never run. Writes `refused`. Answer: Stands."""
+    """Target: drop whatever of the VE is here and was never run. Writes `refused`. Answer: Stands, when it is removed.
+
+    Fault TOO_LATE if the VE is owned here.
+    """
 
     migration: str
     order: int
     ve: str
+    taken_back: bool = False
+    """This host was declared off and the source has taken the VE back (TakeBack): what came here before this host went
+    down is dropped even if it was owned. Fault TOO_LATE if it has run since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +167,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Source: the target runs the VE; remove the copy here. Answer: Stands."""
+    """Source: the target has confirmed that the VE is its own; remove the copy here. Answer: Stands."""
 
     migration: str
     order: int
@@ -170,7 +176,10 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Target: does the VE that came run, with its addresses? Lifts what the move left. Answer: Stands."""
+    """Target: the VE stays here: run it if it does not run, and lift what the move left. Answer: Stands.
+
+    Never sent once TakeBack was.
+    """
 
     migration: str
     order: int
@@ -179,9 +188,24 @@ class Confirm:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Target: the source is certainly off (the operator's word) and holds no `given`: own the VE and let it run.
+    """Target: own the VE that is held here and let it run; the source will not.
 
-    Only for a target that holds a complete image. Answer: Stands.
+    Sent when the operator has declared the source off (`fence`), or when the controller has read `given` on the source
+    with its own eyes and the source cannot say so itself. Never sent once TakeBack was. Only for a target that holds a
+    complete image. Answer: Stands, when it runs.
+    """
+
+    migration: str
+    order: int
+    ve: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Source: the operator has declared the target off (`fence`), and it will be told to drop the VE when it is back.
+
+    The one thing beside the target's own refusal that brings a VE back that was given. Answer: Stands, when it is
+    undone; Fault TOO_LATE if the target has confirmed that it runs the VE.
     """
 
     migration: str
@@ -205,6 +229,7 @@ Request = (
     | Retire
     | Confirm
     | Adopt
+    | TakeBack
 )
 
 # --- between the two agents of a migration, over the migration's own key -----------------------------
@@ -232,7 +257,7 @@ class PeerGive:
 
 @dataclass(frozen=True, slots=True)
 class PeerDrop:
-    """Source to target: it was undone here; drop what you hold. Answer: Stands."""
+    """Source to target: it was undone here; drop what you hold. Answer: Stands, when `refused` is on disk."""
 
     migration: str
     order: int
@@ -245,6 +270,8 @@ class PeerAsk:
 
     migration: str
     ve: str
+    order: int = 0
+    """The hand-over that asks, so that its answer is not taken for another's; nothing is obeyed."""
 
 
 @dataclass(frozen=True, slots=True)

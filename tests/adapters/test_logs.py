@@ -11,7 +11,8 @@ import pytest
 
 from migrator.adapters.logs import EventLog
 from migrator.core.vocabulary import AbortRequested, Policy, Role
-from tests.stories import BETA, BROKEN, GOOD, LOST, STARTED, request, said, tell, undone
+from migrator.wire.facts import Claim
+from tests.stories import BETA, BROKEN, GOOD, LOST, STARTED, request, said, stands, tell, undone
 
 
 @pytest.fixture
@@ -62,8 +63,9 @@ def test_faults_and_refusals_are_told_in_full(stream: io.StringIO) -> None:
 
 
 def test_what_needs_a_person_is_an_error(stream: io.StringIO) -> None:
-    """A migration that ends with the operator is an error line."""
-    tell(said([*GOOD[:5], (Role.TARGET, replace(LOST, code=BROKEN.code))]), [EventLog(stream)])
+    """A migration that stops at the operator is an error line, with the state and the next command."""
+    words = [(Role.SOURCE, stands(Claim.GONE)), (Role.TARGET, stands(Claim.REFUSED))]
+    tell(said([*GOOD[:5], (Role.TARGET, replace(LOST, code=BROKEN.code)), *words]), [EventLog(stream)])
 
     assert (lines(stream)[-1]["phase"], lines(stream)[-1]["level"]) == ("needs-operator", "error")
 

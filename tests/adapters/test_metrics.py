@@ -12,7 +12,7 @@ from migrator.adapters.metrics import Metrics, Served
 from migrator.core.story import Story
 from migrator.core.vocabulary import AbortRequested, Policy, Replied, Resumed, Role
 from migrator.wire.messages import Progress
-from tests.stories import BETA, BROKEN, GOOD, LOST, REQUEST, STARTED, VE, request, said, tell, undone
+from tests.stories import BETA, BROKEN, GOOD, LOST, REQUEST, STARTED, VE, good, request, said, tell, undone
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -191,7 +191,7 @@ def test_pairs_of_hosts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAIRS_MAX", 2)
     metrics = Metrics()
     for number in range(5):
-        tell(said(GOOD), [metrics], request(f"m{number}", f"alpha{number}"))
+        tell(said(good(f"m{number}")), [metrics], request(f"m{number}", f"alpha{number}"))
 
     pairs = {labels["source"] for labels in samples(metrics, "migrator_migrations_by_hosts")}
     assert pairs == {"alpha0", "alpha1", "other"}
