@@ -41,6 +41,9 @@ class Families:
         self.by_hosts = self._counter(
             "migrator_migrations_by_hosts_total", "Ended migrations by pair of hosts.", *pair, "outcome"
         )
+        self.last_end_s = self._gauge(
+            "migrator_last_end_timestamp_seconds", "When a migration last ended so.", "outcome"
+        )
         self.total_s = self._histogram(
             "migrator_migration_duration_seconds", "From request to end.", PHASE_BUCKETS_S, "outcome", "mode"
         )
@@ -137,9 +140,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.families = Families(self.registry)
         self.families.build.labels(migrator.__version__).set(1)
-        for phase in Phase:
-            if phase not in ENDED:
-                self.families.in_progress.labels(phase)
+        self._begin_at_zero()
         self._seen: dict[str, _Seen] = {}
         self._pairs: set[tuple[str, str]] = set()
 
@@ -167,11 +168,33 @@ class Metrics:
         self._seen[story.request.migration] = seen
         return seen
 
+    def _begin_at_zero(self) -> None:
+        """Prometheus sees an increase only from a value it knows: what can be counted stands at 0 before it happens."""
+        families = self.families
+        for phase in set(Phase) - ENDED:
+            families.in_progress.labels(phase)
+        for mode in Mode:
+            families.over_budget.labels(mode)
+            families.ratio.labels(mode)
+        for kind in ("abort", "fence"):
+            families.interventions.labels(kind)
+
+    def _expect(self, story: Story) -> None:
+        """The same for what is known when a migration has been planned."""
+        families, engine, pair = self.families, _engine(story), self._pair(story)
+        families.fallbacks.labels(engine)
+        for outcome in ENDED:
+            families.by_hosts.labels(*pair, outcome)
+            for mode in Mode:
+                families.ended.labels(outcome, mode, engine)
+
     # --- counting --------------------------------------------------------------------------------
 
     def _count_event(self, story: Story, event: Event) -> None:
         families = self.families
         match event:
+            case Started():
+                self._expect(story)
             case Replied(reply=Fault() as fault, role=role):
                 request = story.request
                 host = fault.host or (request.source if role is Role.SOURCE else request.target)
@@ -222,6 +245,7 @@ class Metrics:
         outcome, mode = str(machine.phase), str(machine.mode)
         families.ended.labels(outcome, mode, _engine(story)).inc()
         families.by_hosts.labels(*self._pair(story), outcome).inc()
+        families.last_end_s.labels(outcome).set(story.ended_unix_s or 0.0)
         families.total_s.labels(outcome, mode).observe((story.ended_unix_s or 0.0) - story.began_unix_s)
         for objection in machine.plan.refusals if machine.plan else ():
             families.refusals.labels(objection.name).inc()

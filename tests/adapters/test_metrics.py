@@ -33,7 +33,8 @@ def test_good_migration_is_counted_once() -> None:
     """The end, its time and its hosts are counted when it ends, and only then."""
     metrics = Metrics()
     tell(said(GOOD[:-1]), [metrics])
-    assert value(metrics, "migrator_migrations_total", outcome="done", **LIVE) is None
+    assert value(metrics, "migrator_migrations_total", outcome="done", **LIVE) == 0
+    assert value(metrics, "migrator_last_end_timestamp_seconds", outcome="done") is None
 
     metrics = Metrics()
     tell(said(GOOD), [metrics])
@@ -41,6 +42,7 @@ def test_good_migration_is_counted_once() -> None:
     assert value(metrics, "migrator_migrations_total", outcome="done", **LIVE) == 1
     assert value(metrics, "migrator_migrations_by_hosts_total", outcome="done", **PAIR) == 1
     assert value(metrics, "migrator_migration_duration_seconds_sum", outcome="done", mode="live") == 8
+    assert value(metrics, "migrator_last_end_timestamp_seconds", outcome="done") == 1008
 
 
 def test_blackout_is_measured_beside_its_prediction() -> None:
@@ -128,7 +130,7 @@ def test_fallback_is_counted_and_planned_stop_copy_is_not() -> None:
     tell([], [planned], started=replace(STARTED, source_ves=(replace(VE, live=False),)))
 
     assert value(fallen, "migrator_fallbacks_total", engine="oci") == 1
-    assert value(planned, "migrator_fallbacks_total", engine="oci") is None
+    assert value(planned, "migrator_fallbacks_total", engine="oci") == 0
 
 
 def test_operators_are_counted() -> None:
