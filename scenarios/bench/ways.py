@@ -1,0 +1,24 @@
+"""The ways that are compared. Another one is another line here."""
+
+from collections.abc import Iterable
+
+from scenarios.bench.ours import Ours
+from scenarios.bench.peers import Podman, Runc
+from scenarios.bench.port import Way
+from scenarios.bench.workload import BenchError
+
+WAYS: tuple[Way, ...] = (
+    Ours("migrator"),
+    Runc("runc-rsync"),
+    Runc("runc-pageserver", page_server=True),
+    Podman("podman"),
+)
+
+
+def named(names: Iterable[str]) -> tuple[Way, ...]:
+    """The ways of these names, in their order; all of them when there are none. Raises BenchError."""
+    known = {way.name: way for way in WAYS}
+    wanted = [name for name in names if name]
+    if unknown := sorted(set(wanted) - set(known)):
+        raise BenchError(f"no way {', '.join(unknown)}; there are {', '.join(known)}")
+    return tuple(known[name] for name in wanted) or WAYS
