@@ -1,7 +1,8 @@
 """Makes OCI bundles on a lab host: the files of a VE with a real service in it.
 
 Rule: a bundle is what any user of the `oci` engine would make: config.json, rootfs, network.json; nothing is special
-about the lab. Runs inside the host with nothing but Python's standard library: `python3 - ID RUNTIME ...`.
+about the lab. Runs inside the host with nothing but Python's standard library:
+`python3 - ID RUNTIME IPV4 IPV6 PROGRAM... -- ARGUMENT...`; a program `*.py` is put below /srv, with Python itself.
 """
 
 import json
@@ -18,14 +19,17 @@ CAPABILITIES = [
 
 
 def make(ve: str, runtime: str, address: str, address6: str, args: list[str], programs: list[str]) -> None:
-    """Write the bundle of one VE: `args` is its first process, `programs` are copied in with their libraries."""
+    """Write the bundle of one VE: `args` is its first process, `programs` are copied in with all they need."""
     bundle = BUNDLES / ve
     rootfs = bundle / "rootfs"
     for part in ("proc", "sys", "dev", "tmp", "data", "etc", "run"):
         (rootfs / part).mkdir(parents=True, exist_ok=True)
     (rootfs / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
     for program in programs:
-        copy_program(program, rootfs)
+        if program.endswith(".py"):
+            copy_python(program, rootfs)
+        else:
+            copy_program(program, rootfs)
     (bundle / "config.json").write_text(json.dumps(config(ve, runtime, args), indent=1))
     number = address.split("/", maxsplit=1)[0].split(".")
     interface = {
@@ -42,12 +46,28 @@ def make(ve: str, runtime: str, address: str, address6: str, args: list[str], pr
 
 def copy_program(program: str, rootfs: Path) -> None:
     """A program and the shared libraries it names, at the same paths."""
-    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
+    listed = ""
+    if not program.endswith(".py"):
+        listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
     paths = [word for line in listed.splitlines() for word in line.split() if word.startswith("/")]
     for path in [program, *paths]:
         into = rootfs / path.lstrip("/")
         into.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(os.path.realpath(path), into)
+
+
+def copy_python(script: str, rootfs: Path) -> None:
+    """A script that knows its modules (`--modules`), those modules, and the interpreter."""
+    (rootfs / "srv").mkdir(exist_ok=True)
+    shutil.copy(script, rootfs / "srv")
+    python = os.path.realpath(sys.executable)
+    copy_program(python, rootfs)
+    listed = subprocess.run([python, "-I", "-S", script, "--modules"], capture_output=True, text=True, check=True).stdout
+    # It finds its library by os.py, and decodes with modules that it names only when it needs them.
+    for module in [*json.loads(listed), os.__file__, *map(str, Path(os.__file__).parent.glob("encodings/*.py"))]:
+        copy_program(module, rootfs)
+    (rootfs / "usr/bin/python3").unlink(missing_ok=True)
+    (rootfs / "usr/bin/python3").symlink_to(python)
 
 
 def config(ve: str, runtime: str, args: list[str]) -> dict[str, object]:
