@@ -6,6 +6,7 @@ which means unknown, not failed.
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,28 +43,40 @@ async def run(
     cwd: Path | None = None,
     capture: bool = True,
     hear: Callable[[str], None] | None = None,
+    family: bool = False,
 ) -> Ran:
     """Run to the end. A program over its limit is killed and reported with status None.
 
-    `capture=False` gives it /dev/null for output: for programs whose children live on and would keep a pipe open.
-    `hear` is told of its standard output as it comes.
+    `capture=False` gives it /dev/null for input and output: for programs whose children live on and would keep a pipe.
+    `hear` is told of its standard output as it comes. `family=True`: when it is killed, so is all that it started.
     """
     words = tuple(os.fspath(word) for word in argv)
     try:
-        process = await start(words, env=env, cwd=cwd, capture=capture)
+        process = await start(words, env=env, cwd=cwd, capture=capture, family=family)
     except FileNotFoundError:
         return Ran(words, 127, "", f"{words[0]}: not found")
     return await finish(process, stdin, limit_s=limit_s, hear=hear)
 
 
 async def start(
-    argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, capture: bool = True
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    capture: bool = True,
+    family: bool = False,
 ) -> trio.Process:
-    """Start a program for `finish`. Raises FileNotFoundError."""
+    """Start a program for `finish`; with `family` as the leader of a session. Raises FileNotFoundError."""
     output = subprocess.PIPE if capture else subprocess.DEVNULL
     surroundings = None if env is None else {**os.environ, **env}
     return await trio.lowlevel.open_process(
-        argv, stdin=subprocess.PIPE, stdout=output, stderr=output, env=surroundings, cwd=cwd
+        argv,
+        stdin=output,
+        stdout=output,
+        stderr=output,
+        env=surroundings,
+        cwd=cwd,
+        start_new_session=family,
     )
 
 
@@ -96,9 +109,8 @@ async def finish(
     finally:
         given_up = process.poll() is None
         if given_up:
-            process.kill()
             with trio.CancelScope(shield=True):
-                await process.wait()
+                await _end(process)
     said = _text(parts["err"]) + (f"\ngave up after {limit_s:g} s" if given_up else "")
     status = process.returncode if not given_up and process.returncode is not None else -1
     return Ran(words, status if status >= 0 else None, _text(parts["out"]), said)
@@ -106,6 +118,20 @@ async def finish(
 
 def _words(args: object) -> tuple[str, ...]:
     return tuple(os.fsdecode(word) for word in args) if isinstance(args, list | tuple) else (str(args),)
+
+
+async def _end(process: trio.Process) -> None:
+    """Kill it; one that leads a session, with everything that it started and that stayed in its process group."""
+    if os.getpgid(process.pid) != process.pid:
+        process.kill()
+        await process.wait()
+        return
+    os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.killpg(process.pid, 0)
+            await trio.sleep(0.001)
 
 
 def _text(data: bytes | bytearray) -> str:

@@ -220,6 +220,11 @@ class FakeEngine:
         await self._begin("thaw", ve)
         self._go_on(ve, "thaw")
 
+    async def missed(self, ve: str) -> Sequence[bytes]:
+        """Nobody sends it frames."""
+        del ve
+        return ()
+
     async def dump(self, ve: str, images: Path) -> Dump:
         """The count, with a checksum, as an image."""
         life = self._living(ve, "dump")
@@ -254,7 +259,7 @@ class FakeEngine:
             found.append(Objection("ve-exists", f"there is a VE {coming.ve} already", "remove or rename it"))
         wanted = {coming.name("bridge", each.bridge) for each in coming.facts.interfaces}
         found += [
-            Objection("bridge-missing", f"there is no bridge {bridge}", "make it, or map the name in the inventory")
+            Objection("bridge", f"there is no bridge {bridge}", "make it, or map the name in the inventory")
             for bridge in sorted(wanted - set(self.bridges))
         ]
         return found
@@ -299,6 +304,9 @@ class FakeEngine:
         """On its bridges, then it counts on."""
         await self._begin("run", ve)
         self._go_on(ve, "run")
+
+    async def deliver(self, ve: str, frames: Sequence[bytes]) -> None:
+        """It listens to nobody."""
 
     async def announce(self, ve: str) -> None:
         """Every address is noted as announced on its bridge."""

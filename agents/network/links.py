@@ -7,6 +7,8 @@ are one netlink call each, sockets of a frozen VE answer nobody, and the carrier
 import contextlib
 import errno
 import ipaddress
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +23,46 @@ RESOLVED = 0x02 | STALE | 0x08 | 0x10
 """REACHABLE, STALE, DELAY, PROBE: neighbour states with a hardware address (linux/neighbour.h)."""
 
 
+CLASS = Path("/sys/class/net")
+_conversations = threading.local()
+
+
 def _host() -> Any:
-    """A conversation with this host's kernel; pyroute2 ships no types a checker could follow."""
-    return IPRoute()
+    """This thread's conversation with the host's kernel, kept open: to begin one takes milliseconds of a blackout."""
+    if not hasattr(_conversations, "route"):
+        _conversations.route = IPRoute()
+    return _conversations.route
+
+
+def exists(link: str) -> bool:
+    """Whether the host has a link of this name."""
+    return _index(link) is not None
+
+
+def is_bridge(link: str) -> bool:
+    """Whether the host has a bridge of this name."""
+    return (CLASS / link / "bridge").is_dir()
+
+
+def _index(link: str) -> int | None:
+    try:
+        return socket.if_nametoindex(link)
+    except OSError:
+        return None
 
 
 def make(name: str, interfaces: tuple[Interface, ...]) -> None:
     """The namespace with all its interfaces as they have to be; on no bridge yet. Exists already: completed."""
     if not (NAMESPACES / name).exists():
         netns.create(name)
-    with NetNS(name) as inside, _host() as host:
+    with NetNS(name) as inside:
         inside.link("set", index=1, state="up")
         for interface in interfaces:
-            if not host.link_lookup(ifname=interface.host_name):
+            if not exists(interface.host_name):
                 peer = {"ifname": interface.name, "address": interface.mac, "net_ns_fd": name}
-                host.link("add", ifname=interface.host_name, kind="veth", peer=peer)
+                _host().link("add", ifname=interface.host_name, kind="veth", peer=peer)
             _configure(inside, interface)
-            [outer] = host.link_lookup(ifname=interface.host_name)
-            host.link("set", index=outer, mtu=interface.mtu, state="up")
+            _host().link("set", index=_index(interface.host_name), mtu=interface.mtu, state="up")
 
 
 def _configure(inside: Any, interface: Interface) -> None:
@@ -78,34 +102,40 @@ def _present() -> Any:
 
 def join(interfaces: tuple[Interface, ...]) -> None:
     """Put the VE on the network."""
-    with _host() as host:
-        for interface in interfaces:
-            bridge = host.link_lookup(ifname=interface.bridge)
-            outer = host.link_lookup(ifname=interface.host_name)
-            if bridge and outer:
-                host.link("set", index=outer[0], master=bridge[0])
+    for interface in interfaces:
+        bridge, outer = _index(interface.bridge), _index(interface.host_name)
+        if bridge is not None and outer is not None:
+            _host().link("set", index=outer, master=bridge)
 
 
 def leave(interfaces: tuple[Interface, ...]) -> None:
     """Take the VE off the network; its side notices nothing."""
-    with _host() as host:
-        for interface in interfaces:
-            if outer := host.link_lookup(ifname=interface.host_name):
-                host.link("set", index=outer[0], master=0)
+    for interface in interfaces:
+        if (outer := _index(interface.host_name)) is not None:
+            _host().link("set", index=outer, master=0)
 
 
 def remove(name: str, interfaces: tuple[Interface, ...]) -> None:
     """Take links and namespace away."""
-    with _host() as host:
-        for interface in interfaces:
-            if outer := host.link_lookup(ifname=interface.host_name):
-                host.link("del", index=outer[0])
+    for interface in interfaces:
+        if (outer := _index(interface.host_name)) is not None:
+            with _gone():
+                _host().link("del", index=outer)
     if (NAMESPACES / name).exists():
         netns.remove(name)
 
 
+@contextlib.contextmanager
+def _gone() -> Any:
+    """What has vanished meanwhile is as good as removed."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            raise
+
+
 def addresses() -> tuple[str, ...]:
     """The host's own addresses, without prefix length."""
-    with _host() as host:
-        found = {str(each.get_attr("IFA_ADDRESS")) for each in host.get_addr()}
+    found = {str(each.get_attr("IFA_ADDRESS")) for each in _host().get_addr()}
     return tuple(sorted(found))

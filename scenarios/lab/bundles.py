@@ -62,7 +62,9 @@ def copy_python(script: str, rootfs: Path) -> None:
     shutil.copy(script, rootfs / "srv")
     python = os.path.realpath(sys.executable)
     copy_program(python, rootfs)
-    listed = subprocess.run([python, "-I", "-S", script, "--modules"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [python, "-I", "-S", script, "--modules"], capture_output=True, text=True, check=True
+    ).stdout
     # It finds its library by os.py, and decodes with modules that it names only when it needs them.
     for module in [*json.loads(listed), os.__file__, *map(str, Path(os.__file__).parent.glob("encodings/*.py"))]:
         copy_program(module, rootfs)

@@ -2,43 +2,49 @@
 
 A runtime starts CRIU itself; we reach it by CRIU_CONFIG_FILE, by the PATH on which it finds `criu`, and by its action
 script. Rule: a restored VE is frozen by the action script before CRIU lets go of it, so that it never runs unasked:
- - `criu` on our PATH is a wrapper that enters the VE's cgroup first, so every restored process is in it;
+ - `criu` on our PATH is a wrapper that enters the VE's cgroup first, so every restored process is in it, and whatever ends the
+   cgroup ends a restore that is under way;
  - at `pre-resume` (all restored, none let go) the script takes CRIU out of the cgroup again and freezes the cgroup.
-Proved with crun 1.21 and CRIU 4.2.1.
+Proved with crun 1.21 and runc 1.1.15 and CRIU 4.2.1. Nothing is written outside the work directory.
 """
 
+import importlib.resources
 import re
 import shutil
+import sys
 from pathlib import Path
 
-from agents.engines.oci.cgroup import Group
+from agents.engines.oci import limits
+from agents.engines.oci.cgroup import LEAF, Group
 
-LEAF = "/sys/fs/cgroup/init"
-"""A cgroup without inner groups for what must not be in the VE's."""
-
-COMMON = """network-lock skip
+GHOST_LIMIT_BYTES = 256 << 20
+"""How large a deleted file that is still open may be, to be carried in the images."""
+COMMON = f"""network-lock skip
 tcp-established
 file-locks
-link-remap
-ghost-limit 268435456
+ghost-limit {GHOST_LIMIT_BYTES}
 """
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def prepare_dump(work: Path) -> dict[str, str]:
+def prepare_dump(work: Path, group: Group) -> dict[str, str]:
     """Environment for the runtime's checkpoint call."""
     work.mkdir(parents=True, exist_ok=True)
     config = work / "dump.conf"
     config.write_text(COMMON)
-    return {"CRIU_CONFIG_FILE": str(config)}
+    environment = {"CRIU_CONFIG_FILE": str(config)}
+    if limits.needed(group.processes()):
+        program = work / "limits.py"
+        program.write_text(importlib.resources.files(limits.__package__ or "").joinpath("limits.py").read_text())
+        body = f'exec {sys.executable} -I -S {program} {_criu()} "$@"\n'
+        environment["PATH"] = _first_on_path(work / "dump-bin", body)
+    return environment
 
 
 def prepare_hold(work: Path, group: Group) -> dict[str, str]:
     """Environment for the runtime's restore call, such that it ends with the VE frozen."""
-    binaries = work / "bin"
-    binaries.mkdir(parents=True, exist_ok=True)
-    criu = shutil.which("criu") or "/usr/sbin/criu"
-    _script(binaries / "criu", f'echo 0 > {group.path}/cgroup.procs\nexec {criu} "$@"\n')
-    Path(LEAF).mkdir(exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
+    LEAF.mkdir(exist_ok=True)
     hold = (
         '[ "$CRTOOLS_SCRIPT_ACTION" = pre-resume ] || exit 0\n'
         f"echo $PPID > {LEAF}/cgroup.procs\n"
@@ -48,10 +54,19 @@ def prepare_hold(work: Path, group: Group) -> dict[str, str]:
     _script(work / "hold", hold)
     config = work / "hold.conf"
     config.write_text(f"{COMMON}action-script {work}/hold\n")
-    return {
-        "CRIU_CONFIG_FILE": str(config),
-        "PATH": f"{binaries}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    }
+    enter = f'echo 0 > {group.path}/cgroup.procs\nexec {_criu()} "$@"\n'
+    return {"CRIU_CONFIG_FILE": str(config), "PATH": _first_on_path(work / "bin", enter)}
+
+
+def _criu() -> str:
+    return shutil.which("criu") or "/usr/sbin/criu"
+
+
+def _first_on_path(directory: Path, criu: str) -> str:
+    """A PATH on which `criu` is a script of this body."""
+    directory.mkdir(exist_ok=True)
+    _script(directory / "criu", criu)
+    return f"{directory}:{SYSTEM_PATH}"
 
 
 def _script(path: Path, body: str) -> None:

@@ -4,17 +4,20 @@ Rule: frozen means cgroup-frozen, on both sides: a source's copy and a target's 
 need no process of ours to stay stopped, and go on by one write.
 """
 
-import json
-import re
+import os
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import trio
+
 from agents import places, shell
-from agents.engines.oci import criu
+from agents.engines.oci import criu, facts, fitness, tools
 from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
 from agents.engines.oci.cgroup import Group
+from agents.engines.oci.runtime import RUNTIMES, Runtime, last_words
 from agents.engines.port import Coming, Dump, Hold, Tree
 from agents.network import announce, capture, links
 from agents.network.capture import Capture
@@ -22,9 +25,10 @@ from agents.shell import failed
 from migrator.wire.facts import Objection, ToolFact, VeFacts, VeState
 from migrator.wire.faults import FaultCode, fault_error
 
-RUNTIMES = ("crun", "runc")
-CRIU_MIN = (4, 2)
-"""Older ones cannot dump an internet socket on Linux >= 6.16 (github.com/checkpoint-restore/criu, issue 2705)."""
+START_LIMIT_S = 60.0
+GRACE_S = 10.0
+"""How long the first process of a VE that listens for SIGTERM may take to end everything in order."""
+CRIU_LIMIT_S = 600.0
 
 
 class OciEngine:
@@ -37,49 +41,21 @@ class OciEngine:
         self._captures: dict[str, Capture] = {}
 
     async def probe(self) -> tuple[Sequence[ToolFact], Sequence[str]]:
-        """criu, crun, runc and rsync with their versions."""
-        tools = [await self._tool(name) for name in ("criu", "rsync", *RUNTIMES)]
-        usable = {tool.name for tool in tools if tool.version and not tool.problem}
-        offers = [f"oci/{runtime}" for runtime in RUNTIMES if {"criu", "rsync", runtime} <= usable]
-        return tools, offers
-
-    async def _tool(self, name: str) -> ToolFact:
-        ran = await shell.run([name, "--version"], limit_s=10)
-        found = re.search(r"(\d+(?:\.\d+)+)", ran.stdout) if ran.ok else None
-        version = found.group(1) if found else ""
-        if name == "criu" and version:
-            check = await shell.run(["criu", "check"], limit_s=20)
-            return ToolFact(name, version, "" if check.ok else shell.tail(check.stdout + check.stderr))
-        return ToolFact(name, version)
+        """criu, crun, runc, rsync and the kernel's cgroups, with what is wrong with each and how to get a usable one."""
+        return await tools.probe()
 
     async def discover(self) -> Sequence[VeFacts]:
         """Every bundle below /var/lib/migrator/ve."""
         found = [await self.inspect(bundle.ve) for bundle in all_bundles()]
-        return [facts for facts in found if facts is not None]
+        return [each for each in found if each is not None]
 
     async def inspect(self, ve: str) -> VeFacts | None:
-        """Facts of one bundle."""
-        bundle, group = Bundle(ve), Group(ve)
+        """Facts of one bundle; gathered in a thread, since large trees and address spaces take their time."""
+        bundle = Bundle(ve)
         if not bundle.config:
             return None
-        processes = group.processes() if group.path.is_dir() else []
-        interfaces = bundle.interfaces()
-        if processes:
-            interfaces = tuple(replace(each, neighbours=links.neighbours(ve, each)) for each in interfaces)
-        return VeFacts(
-            ve,
-            self.name,
-            await self.look(ve),
-            runtime=bundle.runtime,
-            root=str(bundle.path),
-            memory_bytes=sum(_resident_bytes(pid) for pid in processes),
-            disk_bytes=bundle.disk_bytes(),
-            processes=len(processes),
-            interfaces=interfaces,
-            foreign_mounts=bundle.foreign_mounts(),
-            autostart=bundle.autostart,
-            config=json.dumps(bundle.config).encode(),
-        )
+        state = await self.look(ve)
+        return await trio.to_thread.run_sync(facts.gather, bundle, Group(ve), state, await tools.here())
 
     async def look(self, ve: str) -> VeState:
         """From the cgroup; a bundle without processes is stopped."""
@@ -90,19 +66,33 @@ class OciEngine:
 
     async def start(self, ve: str) -> None:
         """Network, cgroup, then the runtime."""
-        bundle = Bundle(ve)
-        links.make(ve, bundle.interfaces())
-        links.join(bundle.interfaces())
-        Group(ve).path.mkdir(parents=True, exist_ok=True)
-        await self._forget(bundle)
-        ran = await shell.run([*_runtime(bundle), "run", "-d", ve], cwd=bundle.path, capture=False)
+        bundle, group, work = Bundle(ve), Group(ve), _work(ve)
+        if group.populated:
+            return
+        if not bundle.config:
+            raise fault_error(FaultCode.UNKNOWN_VE, f"there is no bundle {bundle.path}", step="start")
+        await self._forget(ve)
+        interfaces = bundle.interfaces()
+        links.make(ve, interfaces)
+        links.join(interfaces)
+        group.make()
+        work.mkdir(parents=True, exist_ok=True)
+        argv = bundle.runtime.argv("run", ve, work, "-d")
+        ran = await shell.run(argv, cwd=bundle.path, capture=False, limit_s=START_LIMIT_S, family=True)
         if not ran.ok:
-            raise failed(ran, "start")
+            await self._end(ve)
+            raise failed(ran, "start", last_words(ran, bundle.runtime.log(work)))
 
     async def stop(self, ve: str) -> None:
-        """End every process and what the runtime knows of it."""
+        """Ask the first process with SIGTERM, if it listens; then end every process, and the network."""
+        await _ask_to_end(Group(ve))
+        await self._end(ve)
+
+    async def _end(self, ve: str) -> None:
         await Group(ve).end()
-        await self._forget(Bundle(ve))
+        self._drop_capture(ve)
+        await self._forget(ve)
+        links.remove(ve, Bundle(ve).interfaces())
 
     # --- source ---------------------------------------------------------------------------------
 
@@ -123,12 +113,14 @@ class OciEngine:
         marker = Bundle(ve).path / "autostart"
         if marker.exists():
             marker.rename(marker.with_suffix(".fenced"))
+        Bundle(ve).mark(arriving=False)  # what leaves is at home here, even if nobody said so
 
     async def unfence(self, ve: str) -> None:
-        """The marker gets its name back."""
+        """The marker gets its name back; and what came is at home here."""
         fenced = Bundle(ve).path / "autostart.fenced"
         if fenced.exists():
             fenced.rename(fenced.with_suffix(""))
+        Bundle(ve).mark(arriving=False)
 
     async def freeze(self, ve: str) -> None:
         """Still, then off its bridges, what comes for it kept.
@@ -136,17 +128,22 @@ class OciEngine:
         In this order: an answer that a process gives to a link without a bridge would be lost, and the restored
         socket would send it again only after a second (the first retransmission time-out of a fresh socket).
         """
-        interfaces = Bundle(ve).interfaces()
-        await Group(ve).freeze()
-        self._drop_capture(ve)
-        if interfaces:
+        interfaces, group = Bundle(ve).interfaces(), Group(ve)
+        if not group.populated:
+            raise fault_error(FaultCode.CONFLICT, f"{ve} has no process to freeze", step="freeze")
+        await group.freeze()
+        if interfaces and ve not in self._captures:
             self._captures[ve] = Capture(each.mac for each in interfaces)
         links.leave(interfaces)
 
     async def thaw(self, ve: str) -> None:
         """On its bridges, then running; what came meanwhile is delivered."""
+        group = Group(ve)
+        if not group.populated:
+            raise fault_error(FaultCode.CONFLICT, f"{ve} has no process to thaw", step="thaw")
+        await group.free()
         links.join(Bundle(ve).interfaces())
-        Group(ve).thaw()
+        group.thaw()
         await self.deliver(ve, await self.missed(ve))
 
     async def missed(self, ve: str) -> Sequence[bytes]:
@@ -166,63 +163,77 @@ class OciEngine:
 
     async def dump(self, ve: str, images: Path) -> Dump:
         """CRIU finds the cgroup frozen, thaws it for its own work with every task stopped, and freezes it again."""
-        bundle, work = Bundle(ve), _work(ve)
+        group, work = Group(ve), _work(ve)
+        if not group.frozen:
+            raise fault_error(FaultCode.CONFLICT, f"{ve} is not frozen", step="dump")
         shutil.rmtree(images, ignore_errors=True)
         images.mkdir(parents=True, mode=0o700)
+        (work / "dump.log").unlink(missing_ok=True)
+        try:
+            await self._checkpoint(ve, images, work)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._as_before_dump(group)
+            raise
+        return Dump(criu.duration_s(work / "dump.log"), sum(path.stat().st_size for path in images.iterdir()))
+
+    async def _checkpoint(self, ve: str, images: Path, work: Path) -> None:
+        runtime, environment = Bundle(ve).runtime, criu.prepare_dump(work, Group(ve))
         ran = await shell.run(
-            [
-                *_runtime(bundle),
-                "checkpoint",
-                "--leave-running",
-                "--tcp-established",
-                "--file-locks",
-                *_cgroup_mode(bundle, "checkpoint"),
-                f"--image-path={images}",
-                f"--work-path={work}",
-                ve,
-            ],
-            env=criu.prepare_dump(work),
-            limit_s=600,
+            runtime.checkpoint(ve, work, images), env=environment, limit_s=CRIU_LIMIT_S, capture=False, family=True
         )
-        log = work / "dump.log"
         if not ran.ok:
-            raise failed(ran, "dump", criu.read(log) + ran.stderr)
+            log = criu.read(work / "dump.log") or last_words(ran, runtime.log(work))
+            raise failed(ran, "dump", log)
         if not Group(ve).frozen:
             raise fault_error(FaultCode.TOOL_FAILED, f"{ve} was not frozen after the dump", step="dump", tool="criu")
-        return Dump(criu.duration_s(log), sum(path.stat().st_size for path in images.iterdir()))
+
+    @staticmethod
+    async def _as_before_dump(group: Group) -> None:
+        """A CRIU that failed or was ended may have let the processes go: off the network they do no harm, but stop."""
+        if group.populated:
+            await group.free()
+            await group.freeze()
 
     async def discard(self, ve: str) -> None:
         """cgroup.kill ends frozen processes where they stand."""
-        self._drop_capture(ve)
-        await self.stop(ve)
-        links.remove(ve, Bundle(ve).interfaces())
+        await self._end(ve)
 
     async def destroy(self, ve: str) -> None:
-        """Bundle, cgroup, network."""
-        await self.drop(ve)
+        """Bundle, cgroup, network, mark."""
+        if Group(ve).populated:
+            raise fault_error(FaultCode.CONFLICT, f"{ve} has processes", step="destroy")
+        await self._remove(ve)
+
+    async def _remove(self, ve: str) -> None:
+        await self._end(ve)
+        shutil.rmtree(_work(ve), ignore_errors=True)
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(Bundle(ve).path, ignore_errors=True))
+        Bundle(ve).mark(arriving=False)
 
     # --- target ---------------------------------------------------------------------------------
 
     async def vet(self, coming: Coming) -> Sequence[Objection]:
-        """The id must be free, and the bundle's own idea of its id and runtime must hold here."""
-        found = []
-        if coming.ve != coming.facts.ve:
-            evidence = f"the bundle of {coming.facts.ve} names its cgroup and its network namespace after itself"
-            found.append(Objection("new-id", evidence, "move it under its own id"))
+        """Names, tools and what the configuration asks of a host."""
+        found = list(await fitness.objections(coming))
         if await self.look(coming.ve) is not VeState.ABSENT or (links.NAMESPACES / coming.ve).exists():
             evidence = f"there is a bundle or a network namespace {coming.ve} already"
             found.append(Objection("ve-exists", evidence, f"remove or rename the {coming.ve} that is there"))
         return found
 
     async def accept(self, coming: Coming) -> Sequence[Tree]:
-        """The bundle directory, the network on no bridge, the cgroup."""
+        """The mark, the bundle directory, the network on no bridge, the cgroup."""
         ve, bundle = coming.ve, Bundle(coming.ve)
-        if bundle.path.exists() or (links.NAMESPACES / ve).exists():
+        here = bundle.path.exists() or (links.NAMESPACES / ve).exists()
+        if Group(ve).populated or (here and not bundle.arriving.exists()):
             raise fault_error(FaultCode.CONFLICT, f"{ve} is already here", step="reserve")
         interfaces = tuple(replace(each, bridge=coming.name("bridge", each.bridge)) for each in coming.facts.interfaces)
+        if not here and (taken := sorted(each.host_name for each in interfaces if links.exists(each.host_name))):
+            raise fault_error(FaultCode.CONFLICT, f"there is a link {', '.join(taken)} already", step="reserve")
+        bundle.mark(arriving=True)
         bundle.write_interfaces(interfaces)
         links.make(ve, interfaces)
-        Group(ve).path.mkdir(parents=True, exist_ok=True)
+        Group(ve).make()
         return self.trees(ve)
 
     async def arrange(self, ve: str) -> None:
@@ -231,32 +242,35 @@ class OciEngine:
     async def hold(self, ve: str, images: Path) -> Hold:
         """Restore with CRIU's last step before letting go replaced by a freeze."""
         bundle, group, work = Bundle(ve), Group(ve), _work(ve)
+        if group.populated and group.frozen:
+            return Hold(0.0)
+        await self._forget(ve)
+        links.make(ve, bundle.interfaces())
+        group.make()
+        group.thaw()
+        (work / "restore.log").unlink(missing_ok=True)
         ran = await shell.run(
-            [
-                *_runtime(bundle),
-                "restore",
-                "-d",
-                "--tcp-established",
-                "--file-locks",
-                *_cgroup_mode(bundle, "restore"),
-                f"--image-path={images}",
-                f"--work-path={work}",
-                ve,
-            ],
+            bundle.runtime.restore(ve, work, images),
             env=criu.prepare_hold(work, group),
             cwd=bundle.path,
-            limit_s=600,
+            limit_s=CRIU_LIMIT_S,
             capture=False,
+            family=True,
         )
-        log = work / "restore.log"
         if not ran.ok or not group.frozen:
-            await self.stop(ve)
-            raise failed(ran, "restore", criu.read(log))
-        return Hold(criu.duration_s(log))
+            log = criu.read(work / "restore.log") or last_words(ran, bundle.runtime.log(work))
+            await group.end()
+            await self._forget(ve)
+            raise failed(ran, "restore", log)
+        return Hold(criu.duration_s(work / "restore.log"))
 
     async def run(self, ve: str) -> None:
         """On its bridges, then running."""
-        await self.thaw(ve)
+        group = Group(ve)
+        if not group.populated:
+            raise fault_error(FaultCode.CONFLICT, f"{ve} is not held here", step="run")
+        links.join(Bundle(ve).interfaces())
+        group.thaw()
 
     async def announce(self, ve: str) -> None:
         """One round of gratuitous ARP and unsolicited neighbour advertisements."""
@@ -264,39 +278,30 @@ class OciEngine:
             announce.announce(interface)
 
     async def drop(self, ve: str) -> None:
-        """Everything of it goes."""
-        bundle = Bundle(ve)
-        await self.stop(ve)
-        links.remove(ve, bundle.interfaces())
-        Group(ve).remove()
-        shutil.rmtree(_work(ve), ignore_errors=True)
-        shutil.rmtree(bundle.path, ignore_errors=True)
+        """Everything of a VE that is arriving; nothing of one that is at home here."""
+        if Bundle(ve).arriving.exists():
+            await self._remove(ve)
 
-    async def _forget(self, bundle: Bundle) -> None:
-        """Remove what a runtime still remembers of a VE without processes (a failed restore leaves such)."""
-        for runtime in RUNTIMES:
-            await shell.run([runtime, "delete", "-f", bundle.ve], limit_s=20)
-        shutil.rmtree(bundle.path / "criu-root", ignore_errors=True)
-        Group(bundle.ve).path.mkdir(parents=True, exist_ok=True)
-
-
-def _runtime(bundle: Bundle) -> tuple[str, ...]:
-    return ("crun", "--cgroup-manager=cgroupfs") if bundle.runtime == "crun" else ("runc",)
-
-
-def _cgroup_mode(bundle: Bundle, verb: str) -> tuple[str, ...]:
-    """crun may leave cgroups alone; runc 1.1 knows no such mode (from 1.2 on it does)."""
-    return ("--manage-cgroups-mode=ignore",) if bundle.runtime == "crun" and verb else ()
+    async def _forget(self, ve: str) -> None:
+        """What the runtimes still remember of a VE without processes; either, since nobody knows what was here before."""
+        for name in RUNTIMES:
+            await Runtime(name).forget(ve)
+        shutil.rmtree(Bundle(ve).path / "criu-root", ignore_errors=True)
 
 
 def _work(ve: str) -> Path:
     return places.RUN / "work" / ve
 
 
-def _resident_bytes(pid: int) -> int:
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found.group(1)) * 1024 if found else 0
+async def _ask_to_end(group: Group) -> None:
+    """SIGTERM to the first process, and some grace. One that does not listen would not hear it: to the first process of a
+    PID namespace the kernel brings only what it handles."""
+    if not group.populated or group.frozen:
+        return
+    first = facts.first_process(group.processes())
+    if first is None or not facts.handles(first, signal.SIGTERM):
+        return
+    os.kill(first, signal.SIGTERM)
+    with trio.move_on_after(GRACE_S):
+        while group.populated:
+            await trio.sleep(0.01)

@@ -55,8 +55,8 @@ class Harness(Protocol):
         """What there is of the VE on the host: processes, mounts, links, namespaces, cgroups, files; in words."""
         ...
 
-    async def copy(self, source: Path, to: Path) -> None:
-        """On the host: make directory `to` like `source`, as rsync --archive --delete would."""
+    async def copy(self, source: Path, to: Path, excluded: Sequence[str] = ()) -> None:
+        """On the host: make directory `to` like `source`, as rsync --archive --delete would; what is excluded stays as it is."""
         ...
 
     async def spoil(self, images: Path) -> None:
@@ -402,7 +402,7 @@ class EngineContract:
             await harness.engine.drop(harness.ve)
             assert await harness.remains() == []
             [tree, *_] = await harness.engine.accept(coming)
-            await harness.copy(harness.scratch / "kept", tree.path)
+            await harness.copy(harness.scratch / "kept", tree.path, tree.excluded)
         await harness.engine.hold(harness.ve, harness.scratch / "images")
         await still(harness)
 
@@ -495,7 +495,8 @@ async def fails(harness: Harness, act: str, work: object) -> None:
             await work  # type: ignore[misc]
     fault = caught.value.fault
     assert fault.definite
-    assert tool in f"{fault.tool} {fault.message} {fault.log_tail}"
+    said = f"{fault.tool}: {fault.message}\n{fault.log_tail}"
+    assert tool in said.lower(), said
 
 
 async def departed(harness: Harness, how: Mode | None = None) -> tuple[Coming, Sequence[Tree]]:
@@ -521,7 +522,7 @@ async def carry_in(harness: Harness, trees: Sequence[Tree], accepted: Sequence[T
     """Copy what was put aside to where it is accepted, but for what does not move."""
     places = {tree.name: tree.path for tree in accepted}
     for tree in trees:
-        await harness.copy(harness.scratch / tree.name, places[tree.name])
+        await harness.copy(harness.scratch / tree.name, places[tree.name], tree.excluded)
 
 
 async def arrived(harness: Harness) -> int:

@@ -51,7 +51,8 @@ class FakeHarness:
     async def remains(self) -> Sequence[str]:
         return [*self.power.lives, *self.power.links, *(path.name for path in self.disk.glob("*"))]
 
-    async def copy(self, source: Path, to: Path) -> None:
+    async def copy(self, source: Path, to: Path, excluded: Sequence[str] = ()) -> None:
+        assert not excluded
         shutil.rmtree(to, ignore_errors=True)
         shutil.copytree(source, to)
 

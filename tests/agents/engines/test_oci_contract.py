@@ -1,0 +1,31 @@
+"""The oci engine keeps the contract, under crun and under runc, inside a lab host."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from scenarios.lab.fleet import Lab
+from tests.agents.engines.contract import EngineContract
+from tests.agents.engines.oci_harness import OciHarness, engine_on
+from tests.agents.engines.remote import RemoteEngine
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module")
+def engine(engine_lab: Lab) -> Iterator[RemoteEngine]:
+    """The engine on host alpha."""
+    with engine_on(engine_lab.host("alpha")) as engine:
+        yield engine
+
+
+@pytest.fixture(params=["crun", "runc"])
+async def harness(request: pytest.FixtureRequest, engine_lab: Lab, engine: RemoteEngine) -> AsyncIterator[OciHarness]:
+    """A VE of each runtime."""
+    made = OciHarness(engine_lab, engine_lab.host("alpha"), engine, request.param)
+    yield made
+    await made.clean()
+
+
+class TestOci(EngineContract):
+    """The contract."""
