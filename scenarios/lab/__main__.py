@@ -6,6 +6,7 @@ Rule: no decision here; words in, words out, and every failure as one plain para
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,10 +54,13 @@ def main() -> None:
     "--topology", "file", type=click.Path(path_type=Path, exists=True), help="TOML file; default: alpha, beta."
 )
 @click.option("--name", default=None, help="Name of the lab; default: the file's, or lab.")
+@click.option("--flavour", type=click.Choice(sorted(topology.FLAVOURS)), help="Instead of the file's.")
 @click.option("--fresh", is_flag=True, help="Make it anew, with empty disks, even if it is up.")
-def up(file: Path | None, name: str | None, fresh: bool) -> None:
+def up(file: Path | None, name: str | None, flavour: str | None, fresh: bool) -> None:
     """Bring the lab up. One that is up as asked stays as it is; anything else of the name is removed first."""
     wanted = topology.read(file, name) if file else Topology(name or "lab")
+    if flavour:
+        wanted = replace(wanted, flavour=flavour)
     lab = _whole(wanted) if not fresh else None
     if lab is None:
         lab = Lab.up(wanted)

@@ -12,6 +12,7 @@ from scenarios.lab.hosts import Host
 from scenarios.lab.programs import Outside
 from scenarios.lab.record import CLIENT, LabRecord, NoLabError
 from scenarios.lab.topology import Topology
+from scenarios.lab.vm import KERNEL_PACKAGES, VmHost
 
 
 class Lab:
@@ -25,7 +26,7 @@ class Lab:
         """Bring a fresh lab up; an earlier one of its name goes, with its disks."""
         wanted = wanted or Topology()
         for spec in wanted.hosts:
-            root.ensure(spec.packages)
+            root.ensure((*spec.packages, *(KERNEL_PACKAGES if wanted.flavour == "vm" else ())))
         with record.locked():
             _sweep(wanted.name)
             _make(wanted)
@@ -49,11 +50,11 @@ class Lab:
     @property
     def hosts(self) -> list[Host]:
         """All hosts, in the topology's order."""
-        return [Host(self.name, host.spec.name) for host in self.record.hosts]
+        return [_host(self.record, host.spec.name) for host in self.record.hosts]
 
     def host(self, name: str) -> Host:
         """The named host. Raises NoLabError."""
-        return Host(self.name, self.record.host(name).spec.name)
+        return _host(self.record, self.record.host(name).spec.name)
 
     @property
     def client(self) -> Outside:
@@ -88,6 +89,10 @@ class Lab:
         return lab.complete and lab.topology == wanted and all(host.alive for host in self.hosts)
 
 
+def _host(lab: LabRecord, name: str) -> Host:
+    return VmHost(lab.name, name) if lab.topology.flavour == "vm" else Host(lab.name, name)
+
+
 def down(name: str) -> bool:
     """Take a lab away by its name, whatever is left of it. Returns whether there was anything noted of it."""
     topology.Topology(name)
@@ -107,7 +112,7 @@ def _make(wanted: Topology) -> None:
     access.write_files(lab)
     switch.build(lab)
     for host in lab.hosts:
-        Host(lab.name, host.spec.name).boot_locked()
+        _host(lab, host.spec.name).boot_locked()
     record.save(replace(record.load(lab.name), complete=True))
 
 

@@ -188,7 +188,7 @@ class Host(Place):
         self._note(replace(self.record, keeper_pid=keeper, keeper_started=groups.started(keeper)))
         with os.fdopen(ready, "rb") as answers:
             if not self._came_up(answers.fileno()):
-                raise HostError(f"host {self.name} did not come up; the end of {console}:\n{_tail(console)}")
+                raise HostError(f"host {self.name} did not come up; the end of {console}:\n{tail(console)}")
         self._adopt(keeper)
 
     @staticmethod
@@ -206,7 +206,8 @@ class Host(Place):
         self._note(replace(self.record, pid=pid, started=groups.started(pid)))
 
 
-def _tail(path: Path) -> str:
+def tail(path: Path) -> str:
+    """The end of a log."""
     return "\n".join(path.read_text(errors="replace").splitlines()[-20:]) if path.exists() else ""
 
 

@@ -42,7 +42,7 @@ def build(lab: LabRecord) -> None:
 def attach(lab: LabRecord, host: HostRecord, root: Path) -> None:
     """A fresh network for a host that boots: eth0 to the switch, in a bridge br0 that VEs' interfaces join."""
     detach(lab, host)
-    _plug(lab, host.netns, _port(host))
+    _plug(lab, host.netns, port(host))
     inside = ["-n", host.netns]
     # A bridge takes the lowest MAC of its ports unless it has its own: a VE that joins would change the host's.
     number = ipaddress.ip_address(host.address).packed
@@ -57,17 +57,36 @@ def attach(lab: LabRecord, host: HostRecord, root: Path) -> None:
 def detach(lab: LabRecord, host: HostRecord) -> None:
     """Remove a host's network with everything in it. May be called again."""
     if (NETNS / lab.switch).exists():
-        _ip("-n", lab.switch, "link", "delete", _port(host), check=False)
+        _ip("-n", lab.switch, "link", "delete", port(host), check=False)
     _forget(host.netns)
 
 
+def attach_tap(lab: LabRecord, host: HostRecord, root: Path) -> None:
+    """The line of a host that is a virtual machine: a tap device at the switch, for QEMU to open."""
+    detach_tap(lab, host)
+    tap = port(host)
+    run(in_netns(lab.switch, ["ip", "tuntap", "add", "dev", tap, "mode", "tap"]))
+    _ip("-n", lab.switch, "link", "set", tap, "master", "br0", "up")
+    shape(lab, host, host.line, root)
+
+
+def detach_tap(lab: LabRecord, host: HostRecord) -> None:
+    """Remove it. May be called again."""
+    if (NETNS / lab.switch).exists():
+        _ip("-n", lab.switch, "link", "delete", port(host), check=False)
+
+
 def shape(lab: LabRecord, host: HostRecord, line: Line, root: Path) -> None:
-    """Set bandwidth, latency, loss (each way) and state of a host's line. Raises LineError."""
-    port = _port(host)
-    for netns, link in ((lab.switch, port), (host.netns, "eth0")):
+    """Set bandwidth, latency, loss (each way) and state of a host's line. Raises LineError.
+
+    A virtual machine's end is inside of it: only what goes to it is held to a rate.
+    """
+    at_switch = port(host)
+    ends = [(lab.switch, at_switch)] + ([(host.netns, "eth0")] if (NETNS / host.netns).exists() else [])
+    for netns, link in ends:
         _ip("-n", netns, "link", "set", link, "up" if line.up else "down")
         _queue(netns, link, line)
-    _lose(lab.switch, port, line.loss_percent, root)
+    _lose(lab.switch, at_switch, line.loss_percent, root)
 
 
 def sweep(lab: str) -> None:
@@ -85,7 +104,8 @@ def taken_networks() -> tuple[ipaddress.IPv4Network, ...]:
     return tuple(ipaddress.IPv4Interface(f"{info['local']}/{info['prefixlen']}").network for info in infos)
 
 
-def _port(host: HostRecord) -> str:
+def port(host: HostRecord) -> str:
+    """Name of the switch's end of a host's line."""
     return f"h{host.number}"
 
 

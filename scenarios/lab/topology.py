@@ -16,6 +16,7 @@ from typing import Any
 LAB_NAME = re.compile(r"[a-z][a-z0-9]{0,9}")
 """No dash: `NAME-` then begins the names of this lab's things only. Ten characters: `mlab-NAME` fits a link."""
 HOST_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+FLAVOURS = frozenset({"namespaces", "vm"})
 RESERVED = frozenset({"sw", "client", "machine"})
 
 
@@ -50,10 +51,14 @@ class Topology:
     """IPv4 network, /24 or larger; empty: chosen from the name."""
     subnet6: str = ""
     """IPv6 network, /64; empty: chosen from the name."""
+    flavour: str = "namespaces"
+    """`namespaces`: hosts share this machine's kernel; `vm`: virtual machines with a kernel of their own, emulated."""
 
     def __post_init__(self) -> None:
         if not LAB_NAME.fullmatch(self.name):
             raise TopologyError(f"lab name {self.name!r}: wanted one to ten small letters and digits, a letter first")
+        if self.flavour not in FLAVOURS:
+            raise TopologyError(f"flavour {self.flavour!r}: known are {sorted(FLAVOURS)}")
         names = [host.name for host in self.hosts]
         for name in names:
             if not HOST_NAME.fullmatch(name) or name in RESERVED:
