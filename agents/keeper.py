@@ -4,7 +4,7 @@ Rule: events of one VE are handled one at a time, in the order they came; a reco
 an act that is under way when the machine wants to undo is cancelled first.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 import trio
@@ -160,6 +160,8 @@ class Keeper:
                 return Did(act, await work())
         except FaultError as error:
             return DidNot(act, error.fault)
+        except ExceptionGroup as group:
+            return DidNot(act, _fault_in(group, act))
         except (OSError, RuntimeError, trio.TooSlowError) as error:
             return DidNot(act, Fault(FaultCode.INTERNAL, f"{type(error).__name__}: {error}", step=str(act)))
         finally:
@@ -181,3 +183,20 @@ class Keeper:
         with scope:
             await trio.sleep(limit_s)
             await self.feed(DeadlinePassed())
+
+
+def _fault_in(group: BaseExceptionGroup[BaseException], act: Act) -> Fault:
+    """The fault of several things done side by side: the first that one of them named, else our own mistake."""
+    leaves = list(_leaves(group))
+    for error in leaves:
+        if isinstance(error, FaultError):
+            return error.fault
+    return Fault(FaultCode.INTERNAL, "; ".join(f"{type(error).__name__}: {error}" for error in leaves), step=str(act))
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -45,7 +45,9 @@ class FileCopy:
     async def round(self, *, bandwidth_bytes_per_s: int = 0, moved: Moved = _unheard) -> int:
         """One round while the VE runs; bytes sent. Raises FaultError."""
         if not self._copies:
-            self._copies = [_TreeCopy(tree, Path(self.places[tree.name])) for tree in self.trees]
+            # A tree that the target has no place for stays behind: the target said so when it accepted the VE.
+            wanted = [tree for tree in self.trees if tree.name in self.places]
+            self._copies = [_TreeCopy(tree, Path(self.places[tree.name])) for tree in wanted]
             await self._all(self._watch)
         sent = 0
         for copy in self._copies:

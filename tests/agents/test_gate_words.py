@@ -1,0 +1,47 @@
+"""What a migration's key may do, asked of the very words that our own rsync sends to the other side."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agents.engines.port import Tree
+from agents.gate import permitted_rsync
+from agents.transfer.channel import Channel
+from agents.transfer.files import Pass
+
+PLACE = Path("/vservers/web1")
+
+
+def server_words(tmp_path: Path, *, listed: bool, bandwidth_bytes_per_s: int = 0) -> list[str]:
+    """What rsync asks the remote shell to run for one of our passes."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    heard = tmp_path / "heard"
+    shell = tmp_path / "shell"
+    shell.write_text(f'#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done > {heard}\nexit 1\n')
+    shell.chmod(0o755)
+    one = Pass(Channel("m", "192.0.2.1", 22), Tree("root", tree, ("/a b",)), PLACE, bandwidth_bytes_per_s)
+    argv = one.argv(listed=listed)
+    argv[argv.index("-e") + 1] = str(shell)
+    subprocess.run(argv, input=b"x\0", capture_output=True, check=False)
+    words = heard.read_bytes().decode().split("\0")[:-1]
+    return words[words.index("rsync") :]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_our_own_passes_are_let_in(tmp_path: Path, listed: bool, limit: int) -> None:
+    """A pass over everything and one over a list, with and without a limit: each may write to its place."""
+    words = server_words(tmp_path, listed=listed, bandwidth_bytes_per_s=limit)
+
+    assert permitted_rsync(words, [str(PLACE)])
+    assert not permitted_rsync(words, ["/vservers/web2", "/vservers/web", str(PLACE / "etc")])
+
+
+@pytest.mark.parametrize("option", ["--sender", "--rsync-path=sh", "--files-from=/etc/shadow", "--no-relative-x", "x"])
+def test_words_that_reach_elsewhere_are_not(tmp_path: Path, option: str) -> None:
+    """One option more, and the key lets nobody in."""
+    words = server_words(tmp_path, listed=True)
+
+    assert not permitted_rsync([*words[:-2], option, *words[-2:]], [str(PLACE)])
