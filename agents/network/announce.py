@@ -38,12 +38,13 @@ def _arp(own: bytes, address: ipaddress.IPv4Address) -> bytes:
 def _advertisement(own: bytes, address: ipaddress.IPv6Address) -> bytes:
     body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + address.packed + b"\x02\x01" + own
     pseudo = address.packed + ALL_NODES.packed + struct.pack("!II", len(body), 58)
-    body = body[:2] + struct.pack("!H", _checksum(pseudo + body)) + body[4:]
+    body = body[:2] + struct.pack("!H", checksum(pseudo + body)) + body[4:]
     header = struct.pack("!IHBB", 6 << 28, len(body), 58, 255) + address.packed + ALL_NODES.packed
     return b"\x33\x33\x00\x00\x00\x01" + own + b"\x86\xdd" + header + body
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
+    """Of internet protocols, RFC 1071; an even number of bytes."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)

@@ -1,7 +1,8 @@
 """What util-vserver's programs print, the host rules that speak of a guest, and what rsync could not carry."""
 
-from agents.engines.vserver import output, retag, rules
+from agents.engines.vserver import output, retag
 from agents.engines.vserver.output import Marked
+from agents.network import rules
 
 STAT = """CTX   PROC    VSZ    RSS  userTIME   sysTIME    UPTIME NAME
 100      5  14.8M   1.4M   0m00s00   0m00s00  29m09s20 web1

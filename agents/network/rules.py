@@ -20,6 +20,11 @@ class HostRule:
     words: tuple[str, ...]
     """Without the leading `-A`: chain first."""
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Every single address that it names."""
+        return frozenset(address for word in self.words for address in _named(word))
+
     def argv(self, act: str) -> list[str]:
         """The command that checks (`-C`), appends (`-A`) or deletes (`-D`) it."""
         program = "iptables" if self.family == 4 else "ip6tables"
