@@ -2,6 +2,7 @@
 
 from agents.engines.oci.engine import OciEngine
 from agents.engines.port import Engine
+from agents.engines.vserver.engine import VserverEngine
 from migrator.wire.faults import FaultCode, fault_error
 
 
@@ -9,7 +10,7 @@ class Registry:
     """The engines, by name, and where a VE is found among them."""
 
     def __init__(self) -> None:
-        engines: tuple[Engine, ...] = (OciEngine(),)
+        engines: tuple[Engine, ...] = (OciEngine(), VserverEngine())
         self.engines = {engine.name: engine for engine in engines}
 
     def named(self, name: str) -> Engine:

@@ -169,7 +169,8 @@ def _address(tree: Tree, entry: str, problems: list[str]) -> Address | None:
         return None  # `interfaces/dev` and the like are defaults, not an entry
     address, _, suffix = ip.partition("/")
     try:
-        version = ipaddress.ip_address(address).version
+        parsed = ipaddress.ip_address(address)
+        version, address = parsed.version, str(parsed)
         prefix = _prefix(tree, base, suffix, version)
     except ValueError as error:
         problems.append(f"{base}: {error}")

@@ -49,11 +49,12 @@ class Rewritten:
     notes: tuple[str, ...] = ()
 
 
-def rewrite(tree: Tree, name: str, here: HostPaths, maps: Maps) -> Rewritten:
-    """The tree of guest `name` for a host with these paths and maps."""
+def rewrite(tree: Tree, name: str, here: HostPaths, maps: Maps, ve: str = "") -> Rewritten:
+    """The tree of guest `name` for a host with these paths and maps, where it is called `ve` (empty: the same)."""
     asked = maps.guest(name)
     after = tree.without(MARK)
-    after = _links(after, name, here)
+    after = _links(after, ve or name, here)
+    after = _renamed(after, name, ve or name)
     after = _interfaces(after, maps, asked)
     after = _mounts(after, maps)
     after = _limits(after, maps)
@@ -87,6 +88,14 @@ def _links(tree: Tree, name: str, here: HostPaths) -> Tree:
     if tree.link("apps/pkgmgmt/base"):
         target = f"{here.packages}/{name}"
         tree = tree if tree.link("apps/pkgmgmt/base") == target else tree.with_link("apps/pkgmgmt/base", target)
+    return tree
+
+
+def _renamed(tree: Tree, name: str, ve: str) -> Tree:
+    """Names that only repeated the old one follow."""
+    for path in ("name", "uts/nodename"):
+        if tree.value(path) == name and ve != name:
+            tree = tree.with_value(path, ve)
     return tree
 
 
