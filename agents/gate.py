@@ -15,6 +15,19 @@ from agents import bridge, places
 from agents.transfer import images
 
 REFUSED = 77
+PERMITTED_OPTIONS = frozenset(
+    {
+        "--bwlimit",
+        "--delete",
+        "--force",
+        "--modify-window",
+        "--no-r",
+        "--numeric-ids",
+        "--sparse",
+        "--stats",
+    }
+)
+"""Long options that rsync's receiving end may be given; none of them names a file."""
 
 
 def main(migration: str) -> None:
@@ -39,16 +52,6 @@ def permitted_rsync(words: list[str], directories: Iterable[str]) -> bool:
     if words[:2] != ["rsync", "--server"] or "--sender" in words or len(words) < 4:
         return False
     *options, here, destination = words[2:]
-    allowed = (
-        "--delete",
-        "--numeric-ids",
-        "--stats",
-        "--bwlimit=",
-        "--sparse",
-        "--force",
-        "--modify-window=",
-        "--no-r",
-    )
-    fine = all(option.startswith(allowed) or not option.startswith("--") for option in options)
+    fine = all(option[:2] != "--" or option.partition("=")[0] in PERMITTED_OPTIONS for option in options)
     into = any(destination == f"{directory}/" for directory in directories)
     return fine and all(option.startswith("-") for option in options) and here == "." and into
