@@ -115,7 +115,8 @@ class VeWorks:
             case Act.DISCARD:
                 await engine.discard(ve)
             case Act.DESTROY:
-                await engine.destroy(ve)
+                if not record.keep:
+                    await engine.destroy(ve)
                 await self._close(migration)
             case Act.ACCEPT:
                 return await self._accept()

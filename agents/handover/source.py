@@ -170,6 +170,7 @@ class Source:
             mode=order.mode,
             rest=self._state_before,
             peer_ve=order.target_ve,
+            keep=order.keep,
         )
         return [Write(self.record), self._do(Act.PREPARE)]
 

@@ -181,7 +181,13 @@ class Migration:
         self._copying, self.sent, self._source_undid = False, Sent(), False
         request = self.request
         depart = Depart(
-            request.migration, self._next(), request.ve, request.target, mode=self.mode, target_ve=request.target_ve
+            request.migration,
+            self._next(),
+            request.ve,
+            request.target,
+            mode=self.mode,
+            target_ve=request.target_ve,
+            keep=request.policy.keep_source,
         )
         return [self._send(Role.SOURCE, depart)]
 

@@ -70,6 +70,8 @@ class Record:
     settled: bool = False
     """Nothing of the move is left to do here: undone and unfenced, refused and removed, gone and destroyed, or owned and
     confirmed. A VE that came and is settled is this host's like any other."""
+    keep: bool = False
+    """On a source: the copy here stays when the VE is gone, stopped and fenced."""
     handing_over: bool = False
     """On a source: the hand-over has begun, so the target may come to hold a complete image."""
     cold: bool = False

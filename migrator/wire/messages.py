@@ -74,6 +74,8 @@ class Depart:
     mode: Mode = Mode.LIVE
     target_ve: str = ""
     """Its id on the target; empty: the same."""
+    keep: bool = False
+    """Whether the copy here stays when the target has the VE, stopped and fenced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,6 +167,8 @@ def abort(places: Places, migration: str, as_json: bool) -> None:
         entry = await _read(made, migration)
         if entry.ended:
             raise Failure(f"migration {migration} has ended already: {entry.ended}", Exit.REFUSED)
+        if (refused := _story(entry).machine.abort_refused) is not None:
+            raise Failure(render.fault(refused), Exit.REFUSED)
         if entry.leased_until_unix_s > time.time():
             await trio.to_thread.run_sync(made.journal.wish, migration, who, time.time())
             return entry.holder
