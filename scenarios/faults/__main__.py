@@ -67,7 +67,7 @@ class Series:
                 f"{len(self.results):>4}/{self._count} {result.trial.name:<58} {result.ended or '-':<9} "
                 f"{result.took_s:5.1f} s  dark {result.verdict.dark_s:4.1f} s  {how}"
             )
-            for each in result.verdict.breaches:
+            for each in table.shortened(result.verdict.breaches):
                 click.echo(f"       - {each}")
 
 

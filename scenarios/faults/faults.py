@@ -33,8 +33,8 @@ class Fault:
     """Sides that lose power: the VE may start anew there, from what its service had written to its disk."""
     dark_limit_s: float = WITHIN_DEADLINE_S
     """How long the VE may be without a running copy before anybody does anything; 0: it depends on how long it lasts."""
-    fences: str = ""
-    """The side that the operator declares off before recovering."""
+    loses_what_ran: bool = False
+    """The operator takes the VE back from a target that lost power: what a client was told by a copy there is gone."""
     ends: frozenset[str] = field(default=frozenset({"done", "undone", "refused"}))
 
 
@@ -196,14 +196,21 @@ def _boot(*sides: str) -> Deed:
     return deed
 
 
-def _boot_after_recovery(side: str) -> Deed:
-    """The operator says that the host is off, recovers, and only then does it come back."""
+def _crash_unanswered(scene: Scene) -> None:
+    """The target's agent does nothing more, then its host loses power: it was perhaps given the VE, and did not run it."""
+    _signal(eyes.agent(scene.side("target")), signal.SIGSTOP)
+    eyes.wait_for(lambda: scene.controller.ended or scene.logged("source", "peer said PeerHolds"), 2.0)
+    _crash("target")(scene)
+
+
+def _boot_after_fence(side: str) -> Deed:
+    """The operator says that the host is off, the VE runs on the other, and only then does the host come back."""
 
     def deed(scene: Scene) -> None:
         scene.wait_for_controller()
         scene.fence(side)
-        scene.served_without(side)
-        _boot(side)(scene)
+        scene.runs_without(side)
+        scene.side(side).boot()
 
     return deed
 
@@ -320,12 +327,19 @@ FAULTS = {
             _continue_agent("target"),
             dark_limit_s=0,
         ),
-        Fault("kill-source-crun", "SIGKILL to crun", _kill_tools("source", "crun"), moments=("source runs crun",)),
+        Fault(
+            "kill-source-crun",
+            "SIGKILL to crun",
+            _kill_tools("source", "crun"),
+            moments=("source runs crun checkpoint",),
+        ),
         Fault("kill-source-criu", "SIGKILL to criu", _kill_tools("source", "criu"), moments=("source runs criu",)),
         Fault("kill-source-rsync", "SIGKILL to rsync", _kill_tools("source", "rsync"), moments=("source runs rsync",)),
         Fault("kill-source-ssh", "SIGKILL to ssh, its shared connection too", _kill_tools("source", "ssh")),
         Fault("kill-source-tools", "SIGKILL to every tool", _kill_tools("source", *eyes.TOOLS)),
-        Fault("kill-target-crun", "SIGKILL to crun", _kill_tools("target", "crun"), moments=("target runs crun",)),
+        Fault(
+            "kill-target-crun", "SIGKILL to crun", _kill_tools("target", "crun"), moments=("target runs crun restore",)
+        ),
         Fault("kill-target-criu", "SIGKILL to criu", _kill_tools("target", "criu"), moments=("target runs criu",)),
         Fault("kill-target-rsync", "SIGKILL to rsync", _kill_tools("target", "rsync"), moments=("target runs rsync",)),
         Fault("kill-target-sshd", "SIGKILL to every SSH session", _kill_tools("target", "sshd-session")),
@@ -423,6 +437,25 @@ FAULTS = {
             _boot("source", "target"),
             crashes=("source", "target"),
             dark_limit_s=0,
+        ),
+        Fault(
+            "source-dead",
+            "source loses power when the target holds the VE; `fence`, the VE runs on the target, source boots",
+            _crash("source"),
+            undo=_boot_after_fence("source"),
+            moments=moments.HELD,
+            crashes=("source",),
+            dark_limit_s=0,
+        ),
+        Fault(
+            "target-dead",
+            "target loses power when it holds the VE; `fence`, the VE runs on the source, target boots",
+            _crash_unanswered,
+            undo=_boot_after_fence("target"),
+            moments=moments.HELD,
+            crashes=("target",),
+            dark_limit_s=0,
+            loses_what_ran=True,
         ),
         Fault(
             "target-disk-full",

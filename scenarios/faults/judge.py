@@ -35,7 +35,7 @@ def judge(scene: Scene, fault: Fault, told: dict[str, Any]) -> Verdict:
     verdict = Verdict()
     verdict.breaches += _end(scene, fault)
     verdict.breaches += _hosts(scene)
-    verdict.breaches += _client(fault, told)
+    verdict.breaches += _client(scene, fault, told)
     beats = Heartbeats()
     for start, count, at_unix_s in told.get("beat_times", ()):
         beats.note(f"{start} {count} {at_unix_s:.6f}\n")
@@ -94,12 +94,12 @@ def _leftovers(scene: Scene, seen: dict[str, Seen]) -> list[str]:
     return found
 
 
-def _client(fault: Fault, told: dict[str, Any]) -> list[str]:
+def _client(scene: Scene, fault: Fault, told: dict[str, Any]) -> list[str]:
     found = []
     missing, acknowledged = told["writes_missing"], told["writes_acknowledged"]
     if not told["readable"]:
         found.append(f"the VE's service does not answer at the end: {told.get('why') or told['errors']}")
-    elif missing:
+    elif missing and not (fault.loses_what_ran and scene.logged("target", "ordered PeerGive")):
         found.append(f"{missing} of {acknowledged} acknowledged writes are lost, the first: {told['first_missing']}")
     restarted = told["starts"] != 1
     if restarted and not fault.crashes:

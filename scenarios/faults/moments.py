@@ -18,6 +18,15 @@ from scenarios.lab.hosts import Host
 MOVE_S = 2.6
 """About how long a move takes, program start included: the range of the random moments."""
 
+TOOL_WORDS = {
+    "ssh-keygen": ("ssh-keygen", ""),
+    "rsync": ("rsync", ""),
+    "crun checkpoint": ("crun", " checkpoint"),
+    "crun restore": ("crun", " restore"),
+    "criu": ("criu", " swrk"),
+}
+"""A tool's program, and the word by which its work in a move is told from a look at its version."""
+
 
 @dataclass(slots=True)
 class View:
@@ -70,12 +79,15 @@ def _record(side: str, claim: str) -> Moment:
 
 
 def _tool(side: str, tool: str, late_s: float) -> Moment:
+    name, word = TOOL_WORDS[tool]
+
     def watch(view: View) -> Callable[[], bool]:
         host = view.source if side == "source" else view.target
         before = {each.pid for each in eyes.processes(host)}
 
         def seen() -> bool:
-            return any(each.name == tool and each.pid not in before for each in eyes.processes(host))
+            now = eyes.processes(host)
+            return any(each.name == name and word in each.words and each.pid not in before for each in now)
 
         return seen
 
@@ -111,13 +123,13 @@ MOMENTS = {
         _phase(Phase.HANDING_OVER),
         _event("source", "ordered HandOver"),
         _event("source", "did freeze"),
-        _tool("source", "crun", 0.1),
+        _tool("source", "crun checkpoint", 0.1),
         _tool("source", "criu", 0.08),
         _event("source", "did dump"),
         _images("target"),
         _event("source", "did send"),
         _event("target", "ordered PeerRestore"),
-        _tool("target", "crun", 0.1),
+        _tool("target", "crun restore", 0.1),
         _tool("target", "criu", 0.08),
         _event("target", "did hold"),
         _event("source", "peer said PeerHolds"),
@@ -138,8 +150,9 @@ MOMENTS = {
     )
 }
 ORDER = tuple(MOMENTS)
+HELD = ORDER[ORDER.index("target did hold") : ORDER.index("target ordered PeerGive") + 1]
+"""The target holds the VE and has perhaps not been told to run it."""
 BEFORE_IMAGES = ORDER[: ORDER.index("source did freeze") + 1]
-BEFORE_GIVEN = ORDER[: ORDER.index("target did hold") + 1]
 
 
 def lateness_s(moment: Moment, chance: random.Random) -> float:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from scenarios.faults import eyes
@@ -168,10 +169,9 @@ class Scene:
                 return
             time.sleep(1)
 
-    def served_without(self, side: str) -> None:
-        """The VE runs again while a host is off."""
-        since = time.time()
-        if not wait_for(lambda: self._beat_since(since), SERVED_LIMIT_S, 0.05):
+    def runs_without(self, side: str) -> None:
+        """The VE runs while a host is off."""
+        if not self.runs_again(SERVED_LIMIT_S):
             self.complaints.append(f"the VE did not run within {SERVED_LIMIT_S:g} s of the operator's word on {side}")
 
     def served(self) -> bool:
@@ -206,7 +206,7 @@ class Scene:
         left_kb = (MEMORY_MB << 10) - used // 1024 - spare_kb
         host.run("sh", "-c", f"head -c {max(0, left_kb)}k /dev/zero > {file}", check=False)
 
-    def keep_evidence(self, directory: Path, told: dict[str, object]) -> None:
+    def keep_evidence(self, directory: Path, breaches: Sequence[str], told: dict[str, object]) -> None:
         """Everything that somebody needs who was not there."""
         directory.mkdir(parents=True, exist_ok=True)
         for side, log in self.logs.items():
@@ -215,6 +215,7 @@ class Scene:
             (directory / f"{side}-{self.name(side)}.log").write_text(text + "\n")
         words = [*self.controller.lines, "", *(note[:NOTE_LENGTH] for note in self.notes)]
         (directory / "controller.txt").write_text("\n".join(words) + "\n")
+        (directory / "breaches.txt").write_text("\n".join(breaches) + "\n")
         (directory / "client.json").write_text(json.dumps(told, indent=1) + "\n")
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from scenarios.faults.faults import FAULTS
 from scenarios.faults.moments import ORDER
 from scenarios.faults.trial import Result
 
+SHOWN = 8
 LEGEND = "cells: runs; !n: n of them with a breach; (n): the moment did not come, so nothing was broken"
 
 
@@ -73,8 +74,14 @@ def _figures(results: Sequence[Result]) -> str:
     )
 
 
+def shortened(breaches: Sequence[str]) -> list[str]:
+    """The first of them, and how many more there are: one cause often leaves much."""
+    more = len(breaches) - SHOWN
+    return [*breaches[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
+
+
 def _breach(result: Result) -> str:
     lines = [f"BREACH in {result.trial.name} (ended as {result.ended or 'nothing'})"]
-    lines += [f"  - {each}" for each in result.verdict.breaches]
+    lines += [f"  - {each}" for each in shortened(result.verdict.breaches)]
     lines += [f"  evidence: {result.evidence}"] if result.evidence else []
     return "\n".join([*lines, f"  repeat: {result.trial.repeat}"])

@@ -78,7 +78,7 @@ def run(site: Site, trial: Trial, evidence: Path) -> Result:
         if result.verdict.breaches:
             result.evidence = evidence / trial.name.replace("/", "-").replace(" ", "-")
             told.pop("beat_times", None)
-            scene.keep_evidence(result.evidence, told)
+            scene.keep_evidence(result.evidence, result.verdict.breaches, told)
         scene.close()
     return result
 
