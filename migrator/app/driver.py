@@ -36,6 +36,8 @@ from migrator.wire.messages import HostInspected, InspectHost, ListVes, VesListe
 INSPECT_LIMIT_S = 30.0
 RENEW_S = 1.0
 ASK_AGAIN_S = 2.0
+ON_ITS_WAY = frozenset({Phase.INSPECTING, Phase.RESERVING, Phase.COPYING, Phase.WAITING, Phase.HANDING_OVER})
+"""Phases whose end says that it goes on; the others come and go while a host that does not answer is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +149,14 @@ class Driver:
         while not self.story.ended:
             if self._under_way or self.story.machine.phase is Phase.WAITING:
                 event = await self._events.receive()
-                waiting_since_s = trio.current_time()
             elif trio.current_time() - waiting_since_s > self._around.patience_s:
                 return  # blocked, and the operator has to know
             else:
                 event = await self._again()
             self._under_way -= isinstance(event, Replied)
             await self._happened(nursery, event)
+            if self.story.machine.phase in ON_ITS_WAY or isinstance(event, AbortRequested):
+                waiting_since_s = trio.current_time()
 
     async def _again(self) -> Event:
         """Blocked: ask once more in a moment, unless the operator says something first."""
