@@ -41,9 +41,6 @@ class Families:
         self.by_hosts = self._counter(
             "migrator_migrations_by_hosts_total", "Ended migrations by pair of hosts.", *pair, "outcome"
         )
-        self.last_end_s = self._gauge(
-            "migrator_last_end_timestamp_seconds", "When a migration last ended so.", "outcome"
-        )
         self.total_s = self._histogram(
             "migrator_migration_duration_seconds", "From request to end.", PHASE_BUCKETS_S, "outcome", "mode"
         )
@@ -245,7 +242,6 @@ class Metrics:
         outcome, mode = str(machine.phase), str(machine.mode)
         families.ended.labels(outcome, mode, _engine(story)).inc()
         families.by_hosts.labels(*self._pair(story), outcome).inc()
-        families.last_end_s.labels(outcome).set(story.ended_unix_s or 0.0)
         families.total_s.labels(outcome, mode).observe((story.ended_unix_s or 0.0) - story.began_unix_s)
         for objection in machine.plan.refusals if machine.plan else ():
             families.refusals.labels(objection.name).inc()

@@ -48,9 +48,13 @@ def source_of(found: Found, ve: str, asked: str) -> str:
         return hosts[0]
     if hosts:
         raise Failure(f"{ve} is on several hosts: {', '.join(hosts)}; say which with --from", Exit.USAGE)
-    silent = f"; no answer from: {', '.join(found.silent)}" if found.silent else ""
     known = ", ".join(sorted({each.ve for _, each in found.ves})) or "none"
-    raise Failure(f"no host has a VE {ve}; known are: {known}{silent}", Exit.NOT_FOUND)
+    if found.silent:
+        words = "; ".join(f"{host}: {fault.message}" for host, fault in found.silent.items())
+        raise Failure(
+            f"no host that answers has a VE {ve} (known are: {known}), but not all do: {words}", Exit.UNREACHABLE
+        )
+    raise Failure(f"no host has a VE {ve}; known are: {known}", Exit.NOT_FOUND)
 
 
 def request(made: Controller, ve: str, source: str, target: str, policy: Policy, new_id: str = "") -> MigrationRequest:

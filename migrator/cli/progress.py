@@ -21,7 +21,8 @@ WORDS = {
     Phase.RETIRING: "cleaning the source",
     Phase.UNDOING: "undoing",
     Phase.SETTLING: "asking both hosts where it is",
-    Phase.BLOCKED: "waiting for a host that does not answer",
+    Phase.BLOCKED: "waiting for a host that does not answer, or is not done",
+    Phase.NEEDS_OPERATOR: "waiting for your decision: what the hosts say leaves nothing safe to do",
 }
 
 

@@ -34,7 +34,6 @@ def test_good_migration_is_counted_once() -> None:
     metrics = Metrics()
     tell(said(GOOD[:-1]), [metrics])
     assert value(metrics, "migrator_migrations_total", outcome="done", **LIVE) == 0
-    assert value(metrics, "migrator_last_end_timestamp_seconds", outcome="done") is None
 
     metrics = Metrics()
     tell(said(GOOD), [metrics])
@@ -42,7 +41,6 @@ def test_good_migration_is_counted_once() -> None:
     assert value(metrics, "migrator_migrations_total", outcome="done", **LIVE) == 1
     assert value(metrics, "migrator_migrations_by_hosts_total", outcome="done", **PAIR) == 1
     assert value(metrics, "migrator_migration_duration_seconds_sum", outcome="done", mode="live") == 8
-    assert value(metrics, "migrator_last_end_timestamp_seconds", outcome="done") == 1008
 
 
 def test_blackout_is_measured_beside_its_prediction() -> None:

@@ -9,7 +9,7 @@ import click
 import trio
 
 from migrator.app.driver import Driver
-from migrator.cli import frame, render
+from migrator.cli import frame, names, render
 from migrator.cli.exits import Exit
 from migrator.cli.frame import Failure, json_option, say, say_json
 from migrator.cli.progress import Bars, PlainLines
@@ -125,7 +125,7 @@ async def _read(made: Controller, migration: str) -> Entry:
 
 
 @click.command()
-@click.option("--ve", default="", help="Of one VE only.")
+@click.option("--ve", type=names.VE_OR_NONE, default="", help="Of one VE only.")
 @click.option("--limit", type=click.IntRange(1, 10000), default=20, show_default=True, help="How many.")
 @json_option
 @click.pass_obj

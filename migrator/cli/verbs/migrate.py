@@ -12,7 +12,7 @@ import trio
 
 from migrator.app.driver import inspect
 from migrator.app.fleet import Fleet
-from migrator.cli import exits, fleet_view, frame, render
+from migrator.cli import exits, fleet_view, frame, names, render
 from migrator.cli.exits import Exit
 from migrator.cli.frame import Failure, json_option, say, say_json
 from migrator.cli.progress import Bars, PlainLines
@@ -73,7 +73,9 @@ def policy_options(verb: Verb) -> Verb:
             "--bandwidth", "mbit", type=click.FloatRange(0), default=0, help="Mbit/s while it runs; 0: no limit."
         ),
         click.option("--waive", "waived", multiple=True, metavar="NAME", help="Go on in spite of this objection."),
-        click.option("--new-id", default="", help="The VE's id on the target, if it is to be another."),
+        click.option(
+            "--new-id", type=names.VE_OR_NONE, default="", help="The VE's id on the target, if it is to be another."
+        ),
         click.option(
             "--cutover-at",
             type=click.DateTime(TIMES),
@@ -106,7 +108,7 @@ def policy_of(given: dict[str, Any]) -> Policy:
 
 
 @click.command()
-@click.argument("ve")
+@click.argument("ve", type=names.VE)
 @click.argument("target")
 @policy_options
 @json_option
@@ -128,7 +130,7 @@ def plan(places: Places, /, ve: str, target: str, as_json: bool, **given: Any) -
 
 
 @click.command()
-@click.argument("ves", nargs=-1, required=True, metavar="VE...")
+@click.argument("ves", nargs=-1, required=True, metavar="VE...", type=names.VE)
 @click.argument("target")
 @click.option("--parallel", type=click.IntRange(1, 100), default=2, show_default=True, help="So many at a time.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus metrics here meanwhile.")

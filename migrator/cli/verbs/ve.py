@@ -2,7 +2,7 @@
 
 import click
 
-from migrator.cli import fleet_view, frame, render
+from migrator.cli import fleet_view, frame, names, render
 from migrator.cli.exits import Exit
 from migrator.cli.fleet_view import Found
 from migrator.cli.frame import Failure, json_option, say, say_json
@@ -33,7 +33,7 @@ def list_(places: Places, hosts: tuple[str, ...], as_json: bool) -> None:
 
 
 @ve.command()
-@click.argument("name", metavar="VE")
+@click.argument("name", metavar="VE", type=names.VE)
 @json_option
 @click.pass_obj
 def show(places: Places, name: str, as_json: bool) -> None:
@@ -56,7 +56,7 @@ def _end_silent(found: Found) -> None:
 
 
 @ve.command()
-@click.argument("name", metavar="VE")
+@click.argument("name", metavar="VE", type=names.VE)
 @click.option("--on", "host", default="", help="Host; needed when several have it.")
 @click.pass_obj
 def start(places: Places, name: str, host: str) -> None:
@@ -65,7 +65,7 @@ def start(places: Places, name: str, host: str) -> None:
 
 
 @ve.command()
-@click.argument("name", metavar="VE")
+@click.argument("name", metavar="VE", type=names.VE)
 @click.option("--on", "host", default="", help="Host; needed when several have it.")
 @click.pass_obj
 def stop(places: Places, name: str, host: str) -> None:
