@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrator.adapters import program, settings
-from migrator.adapters.journal import SqlJournal
+from migrator.adapters.journal import SqlJournal, without_password
 from migrator.adapters.logs import EventLog
 from migrator.adapters.metrics import Metrics, Served
 from migrator.adapters.ssh import Loop, SshLink
@@ -43,6 +43,11 @@ class Places:
             Path(os.environ.get("MIGRATOR_INVENTORY") or config / "migrator/inventory.toml"),
             os.environ.get("MIGRATOR_JOURNAL") or str(state / "migrator/journal.db"),
         )
+
+    @property
+    def journal_shown(self) -> str:
+        """The journal's place as it may be shown to anybody."""
+        return without_password(self.journal)
 
 
 class Controller:

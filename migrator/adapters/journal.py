@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sql
 import sqlalchemy.event as sql_event
+import sqlalchemy.exc
 from cattrs import Converter
 from cattrs.strategies import configure_tagged_union
 from sqlalchemy.engine import Connection
@@ -75,20 +76,38 @@ def to_plain(value: Any, kind: Any = None) -> Any:
     return _PLAIN.unstructure(value, kind)
 
 
+class JournalError(Exception):
+    """There can be no journal at this place."""
+
+
+def without_password(where: str) -> str:
+    """A journal's place as it may be shown: a database URL's password is hidden."""
+    try:
+        return sql.make_url(where).render_as_string(hide_password=True) if "://" in where else where
+    except sqlalchemy.exc.ArgumentError:
+        return "(no database URL)"
+
+
 class SqlJournal:
     """See `migrator.ports.journal.Journal`."""
 
     def __init__(self, url: str) -> None:
-        """`url` as SQLAlchemy writes it. Makes the tables if they are not there."""
-        self._engine = sql.create_engine(url)
+        """`url` as SQLAlchemy writes it. Makes the tables if they are not there. Raises JournalError."""
+        try:
+            self._engine = sql.create_engine(url)
+        except ModuleNotFoundError as error:
+            raise JournalError(f"that kind of database needs the Python package {error.name}") from error
         if self._engine.dialect.name == "sqlite":
             sql_event.listen(self._engine, "connect", _careful_sqlite)
         _TABLES.create_all(self._engine)
 
     @classmethod
     def at(cls, path: Path) -> "SqlJournal":
-        """A SQLite file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """A SQLite file. Raises JournalError."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise JournalError(f"{error.filename}: {error.strerror}") from error
         return cls(f"sqlite:///{path}")
 
     def close(self) -> None:

@@ -33,8 +33,15 @@ def _strict(value: Any, kind: type) -> Any:
     return value
 
 
+def _words(value: Any, _: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise TypeError(f"a list of strings expected, not {value!r}")
+    return tuple(value)
+
+
 for _kind in (str, int, bool):
     _CONVERTER.register_structure_hook(_kind, _strict)
+_CONVERTER.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _words)
 
 
 def read(path: Path) -> Inventory:
@@ -55,9 +62,9 @@ def read(path: Path) -> Inventory:
 
 def _structure(path: Path, text: str, data: dict[str, Any]) -> Inventory:
     tables = data.get("host", [])
-    problems = [f"{path}:{_line(text, key, 0)}: unknown {key!r}; known is: host" for key in data if key != "host"]
+    problems = [f"{path}:{_top_line(text, key)}: unknown {key!r}; known is: host" for key in data if key != "host"]
     if not isinstance(tables, list):
-        raise SettingsError([*problems, f"{path}:{_line(text, 'host', 0)}: write [[host]], with two brackets"])
+        raise SettingsError([*problems, f"{path}:{_top_line(text, 'host')}: write [[host]], with two brackets"])
     hosts: list[Host] = []
     for number, table in enumerate(tables):
         host, wrong = _host(table)
@@ -85,9 +92,11 @@ def _host(table: Mapping[str, Any]) -> tuple[Host | None, list[tuple[str, str]]]
     if not host.address or host.address.startswith("-"):
         wrong.append(("address", f"{host.address!r} is no address"))
     if not 0 < host.port < 65536:
-        wrong.append(("port", f"{host.port} is no port"))
+        wrong.append(("port", f"{host.port} is no port (1 to 65535)"))
     if host.parallel < 1:
-        wrong.append(("parallel", f"{host.parallel}: at least 1"))
+        wrong.append(("parallel", f"parallel {host.parallel}: at least 1"))
+    if host.bandwidth_mbit < 0:
+        wrong.append(("bandwidth_mbit", f"bandwidth_mbit {host.bandwidth_mbit}: 0 or more"))
     return (None if wrong else host), wrong
 
 
@@ -101,7 +110,8 @@ def _readable(line: str, table: Mapping[str, Any]) -> tuple[str, str]:
     key = where.strip(".").split("[")[0] or "name"
     if key not in table:
         return "name", f"host {table.get('name', '?')!r}: {key} is missing"
-    return key, f"host {table.get('name', '?')!r}: {key}: {what.removeprefix('invalid value for type, ')}"
+    reason = what.removeprefix("invalid value for type, ").removeprefix("invalid type, ")
+    return key, f"host {table.get('name', '?')!r}: {key} = {table[key]!r}: {reason}"
 
 
 def _line(text: str, key: str, number: int) -> int:
@@ -109,12 +119,18 @@ def _line(text: str, key: str, number: int) -> int:
     lines = text.splitlines()
     starts = [at for at, line in enumerate(lines) if re.match(r"\s*\[\[\s*host\s*\]\]", line)]
     if number >= len(starts):
-        return next((at for at, line in enumerate(lines, 1) if re.match(rf"\s*\[*\s*{re.escape(key)}\b", line)), 1)
+        return _top_line(text, key)
     end = starts[number + 1] if number + 1 < len(starts) else len(lines)
     for at in range(starts[number], end):
         if re.match(rf"\s*\"?{re.escape(key)}\"?\s*[=.]", lines[at]):
             return at + 1
     return starts[number] + 1
+
+
+def _top_line(text: str, key: str) -> int:
+    """The line where `key` stands at the top of the file, as a value or a table."""
+    lines = enumerate(text.splitlines(), 1)
+    return next((at for at, line in lines if re.match(rf"\s*\[*\s*\"?{re.escape(key)}\b", line)), 1)
 
 
 def add(path: Path, host: Host) -> None:

@@ -11,6 +11,7 @@ import click
 import sqlalchemy.exc
 import trio
 
+from migrator.adapters.journal import JournalError
 from migrator.adapters.settings import SettingsError
 from migrator.cli import exits, render
 from migrator.cli.exits import Exit
@@ -48,9 +49,9 @@ def run(places: Places, work: Callable[[Controller], Awaitable[Any]]) -> Any:
     except* LeaseLost as group:
         lost = _first(group)
         raise Failure(f"{lost}; it is not touched from here. Next: migrator status", Exit.BLOCKED) from None
-    except* sqlalchemy.exc.SQLAlchemyError as group:
+    except* (JournalError, sqlalchemy.exc.SQLAlchemyError) as group:
         reason = str(_first(group)).splitlines()[0]
-        raise Failure(f"the journal {places.journal} cannot be used: {reason}", Exit.SETTINGS) from None
+        raise Failure(f"the journal {places.journal_shown} cannot be used: {reason}", Exit.SETTINGS) from None
 
 
 def _end_fault(error: Any) -> NoReturn:

@@ -3,6 +3,7 @@
 import getpass
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import click
@@ -15,6 +16,7 @@ from migrator.cli.frame import Failure, json_option, say, say_json
 from migrator.cli.progress import Bars, PlainLines
 from migrator.cli.verbs.migrate import show_outcomes
 from migrator.core import report as reports
+from migrator.core.report import Report
 from migrator.core.story import Story
 from migrator.core.vocabulary import AbortRequested, Event, Fenced, MigrationRequest, Replied, Role
 from migrator.ports.journal import Entry, LeaseLost
@@ -37,12 +39,12 @@ def status(places: Places, as_json: bool) -> None:
 
     found = frame.run(places, work)
     if as_json:
-        say_json([{"report": reports.of(_story(entry)), "hosts": hosts, **_driven(entry)} for entry, hosts in found])
+        say_json([{"report": _report(entry), "hosts": hosts, **_driven(entry)} for entry, hosts in found])
         return
     if not found:
         say("no migration is unfinished")
     for entry, hosts in found:
-        report = reports.of(_story(entry))
+        report = _report(entry)
         say(f"migration {report.migration}: {report.ve} from {report.source} to {report.target}: {report.phase}")
         for host, said in hosts.items():
             say(f"  {host}: {said}")
@@ -78,6 +80,15 @@ def _story(entry: Entry) -> Story:
     return Story.replay(entry.request, entry.began_unix_s, entry.events)
 
 
+def _report(entry: Entry) -> Report:
+    """One that ended before it began (a host could not even be asked) has no event that says so."""
+    found = reports.of(_story(entry))
+    if not entry.ended or found.phase == entry.ended:
+        return found
+    where = f"{found.ve} is on {found.source}, untouched: a host could not be asked"
+    return replace(found, phase=entry.ended, outcome=where)
+
+
 def _driven(entry: Entry) -> dict[str, object]:
     alive = entry.leased_until_unix_s > time.time()
     return {"driven_by": entry.holder if alive else "", "last_driven_by": entry.holder}
@@ -96,12 +107,11 @@ def _driver_line(entry: Entry) -> str:
 def show(places: Places, migration: str, story: bool, as_json: bool) -> None:
     """The report of a migration."""
     entry = frame.run(places, partial(_read, migration=migration))
-    told = _story(entry)
     if as_json:
-        say_json({"report": reports.of(told), **({"events": told.events} if story else {})})
+        say_json({"report": _report(entry), **({"events": entry.events} if story else {})})
         return
-    say(render.report(reports.of(told)))
-    for event in told.events if story else ():
+    say(render.report(_report(entry)))
+    for event in entry.events if story else ():
         say(f"  {render.when(event.at_unix_s)} {type(event).__name__} {_short(event)}")
 
 
@@ -119,7 +129,8 @@ async def _read(made: Controller, migration: str) -> Entry:
     entry = await trio.to_thread.run_sync(made.journal.read, migration)
     if entry is None:
         raise Failure(
-            f"the journal {made.places.journal} has no migration {migration!r}; see: migrator history", Exit.NOT_FOUND
+            f"the journal {made.places.journal_shown} has no migration {migration!r}; see: migrator history",
+            Exit.NOT_FOUND,
         )
     return entry
 
@@ -135,7 +146,7 @@ def history(places: Places, ve: str, limit: int, as_json: bool) -> None:
     async def work(made: Controller) -> Sequence[Entry]:
         return await trio.to_thread.run_sync(made.journal.history, limit, ve)
 
-    found = [reports.of(_story(entry)) for entry in frame.run(places, work)]
+    found = [_report(entry) for entry in frame.run(places, work)]
     if as_json:
         say_json(found)
         return
