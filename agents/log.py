@@ -50,6 +50,13 @@ def told(record: Record, stage: object, event: Event, commands: Sequence[Command
         os.write(STDERR, json.dumps(line).encode() + b"\n")
 
 
+def said(text: str) -> None:
+    """A sentence for a person."""
+    line = {"at_unix_s": round(time.time(), 6), "said": text}
+    with contextlib.suppress(OSError):
+        os.write(STDERR, json.dumps(line).encode() + b"\n")
+
+
 def _event(event: Event) -> str:
     match event:
         case Ordered(order=order):

@@ -10,6 +10,8 @@ from pathlib import Path
 STATE = Path("/var/lib/migrator")
 RUN = Path("/run/migrator")
 SOCKET = RUN / "agent.sock"
+BOOTED = RUN / "booted"
+"""There once the agent has started what starts with the host."""
 RECORDS = STATE / "records"
 KEYS = STATE / "keys"
 PERMITTED = STATE / "permitted"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-from agents import places
+from agents import log, places
 from agents.engines.port import Coming
 from agents.engines.registry import Registry
 from agents.handover import judging
@@ -68,6 +68,23 @@ class Daemon:
             if record.engine or (await self._engine_name(record.ve)):
                 keeper = await self.keeper(record.ve, record.engine)
                 await keeper.booted(rebooted=bool(record.boot_id) and record.boot_id != boot_id())
+
+    async def boot(self) -> None:
+        """Once after the host came up: start what starts with it and no move holds, one after the other."""
+        if places.BOOTED.exists():
+            return
+        for engine in self.registry.engines.values():
+            for facts in await engine.discover() if engine.booted_by_agent else ():
+                if facts.autostart and facts.state is VeState.STOPPED and self._may_boot(facts.ve):
+                    try:
+                        await engine.start(facts.ve)
+                    except FaultError as error:
+                        log.said(f"{facts.ve} does not start with the host: {error.fault.sentence()}")
+        places.BOOTED.touch()
+
+    def _may_boot(self, ve: str) -> bool:
+        record = self.records.read(ve)
+        return record.claim is Claim.HOME or (record.claim is Claim.OWNER and record.settled)
 
     async def _engine_name(self, ve: str) -> str:
         try:
@@ -250,6 +267,7 @@ async def serve() -> None:
     async with trio.open_nursery() as nursery:
         daemon = Daemon(nursery)
         await daemon.wake()
+        nursery.start_soon(daemon.boot)
 
         async def handler(stream: trio.SocketStream) -> None:
             async with stream:

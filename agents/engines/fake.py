@@ -92,7 +92,7 @@ class FakeEngine:
         pace_s: Callable[[str], float] = no_delay,
     ) -> None:
         """`directory` is the host's disk; `pace_s` says how long an act takes on trio's clock, which may be virtual."""
-        self.live, self.bridges = live, tuple(bridges)
+        self.live, self.bridges, self.booted_by_agent = live, tuple(bridges), True
         self.mishap, self.pace_s = mishap, pace_s
         self._directory, self._power = directory, power
 

@@ -65,6 +65,8 @@ class Engine(Protocol):
     name: str
     live: bool
     """Whether a running VE can be checkpointed here; if not it moves by stop/copy."""
+    booted_by_agent: bool
+    """Whether the agent starts its VEs with the host; false where the engine has boot scripts of its own."""
 
     async def probe(self) -> tuple[Sequence[ToolFact], Sequence[str]]:
         """The tools this engine needs, as found; and what it offers here (`name/runtime`), empty: unusable."""

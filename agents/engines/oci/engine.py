@@ -36,6 +36,7 @@ class OciEngine:
 
     name = "oci"
     live = True
+    booted_by_agent = True
 
     def __init__(self) -> None:
         self._captures: dict[str, Capture] = {}

@@ -30,6 +30,7 @@ class VserverEngine:
 
     name = "vserver"
     live = False
+    booted_by_agent = False
 
     def __init__(self) -> None:
         self._site = Site()
