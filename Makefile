@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo check test lint unit clean lab-up lab-down
+.PHONY: setup demo check test test-vm lint unit faults bench clean lab-up lab-down
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -30,11 +30,25 @@ unit: setup
 	$(VENV)/bin/pytest -m "not lab"
 
 test: setup
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -m "not vm"
 
-# Two hosts on this machine, alpha and beta, and a client's place; TOPOLOGY=file.toml for others. Needs root.
+# The tests that need a kernel other than this machine's: two virtual machines, emulated where KVM does not work.
+test-vm: setup
+	$(VENV)/bin/pytest -m vm tests/vm
+
+# Real migrations, one real fault in each; ends with `N runs, M breaches`. SEED= repeats a series, RUNS= says how many.
+faults: setup
+	$(VENV)/bin/python -m scenarios.faults $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS))
+
+# Our migration against runc and Podman on the same hosts. RUNS= of each way, WAYS= comma between, FULL=1 long series.
+bench: setup
+	$(VENV)/bin/python -m scenarios.bench $(if $(RUNS),--runs $(RUNS)) $(if $(WAYS),--ways $(WAYS)) $(if $(FULL),--full)
+
+# Two hosts on this machine, alpha and beta, and a client's place; TOPOLOGY=file.toml for others, FLAVOUR=vm for
+# virtual machines with Debian's own kernel, LAB= for another name. Needs root.
 lab-up: setup
-	$(VENV)/bin/python -m scenarios.lab up $(if $(TOPOLOGY),--topology $(TOPOLOGY))
+	$(VENV)/bin/python -m scenarios.lab up $(if $(TOPOLOGY),--topology $(TOPOLOGY)) $(if $(FLAVOUR),--flavour $(FLAVOUR)) \
+		$(if $(LAB),--name $(LAB))
 
 lab-down: setup
 	$(VENV)/bin/python -m scenarios.lab down $(if $(LAB),--name $(LAB))
