@@ -1,6 +1,7 @@
 """Which engines this agent knows. A new kind of VE is one line here."""
 
 from agents.engines.oci.engine import OciEngine
+from agents.engines.openvz.engine import OpenVzEngine
 from agents.engines.port import Engine
 from agents.engines.vserver.engine import VserverEngine
 from migrator.wire.faults import FaultCode, fault_error
@@ -10,7 +11,7 @@ class Registry:
     """The engines, by name, and where a VE is found among them."""
 
     def __init__(self) -> None:
-        engines: tuple[Engine, ...] = (OciEngine(), VserverEngine())
+        engines: tuple[Engine, ...] = (OciEngine(), OpenVzEngine(), VserverEngine())
         self.engines = {engine.name: engine for engine in engines}
 
     def named(self, name: str) -> Engine:
