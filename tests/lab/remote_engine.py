@@ -70,7 +70,7 @@ class RemoteEngine:
 
     def __init__(self, host: Host, module: str, name: str) -> None:
         kind = getattr(importlib.import_module(module), name)
-        self.name, self.live = kind.name, kind.live
+        self.name, self.live, self.booted_by_agent = kind.name, kind.live, kind.booted_by_agent
         path = host.path("/root/engine.pyz")
         path.write_bytes(program.build()[1])
         argv = host.argv(["python3", "-I", "-W", "error", "-c", SERVER, "/root/engine.pyz", module, name])

@@ -48,6 +48,7 @@ class OpenVzEngine:
 
     name = "openvz"
     live = True
+    booted_by_agent = False
 
     def __init__(self) -> None:
         self._captures: dict[str, Capture] = {}
