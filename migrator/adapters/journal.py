@@ -23,6 +23,7 @@ from migrator.ports.journal import Entry, LeaseLost
 from migrator.wire.messages import Reply
 
 LEASE_S = 20.0
+TRIES = 5
 _TABLES = sql.MetaData()
 _MIGRATIONS = sql.Table(
     "migrations",
@@ -99,7 +100,7 @@ class SqlJournal:
             raise JournalError(f"that kind of database needs the Python package {error.name}") from error
         if self._engine.dialect.name == "sqlite":
             sql_event.listen(self._engine, "connect", _careful_sqlite)
-        _TABLES.create_all(self._engine)
+        self._make_tables()
 
     @classmethod
     def at(cls, path: Path) -> "SqlJournal":
@@ -109,6 +110,16 @@ class SqlJournal:
         except OSError as error:
             raise JournalError(f"{error.filename}: {error.strerror}") from error
         return cls(f"sqlite:///{path}")
+
+    def _make_tables(self) -> None:
+        """Several controllers may be the first at once: who comes second finds the tables there when it looks again."""
+        for left in reversed(range(TRIES)):
+            try:
+                _TABLES.create_all(self._engine)
+                return
+            except sqlalchemy.exc.DatabaseError:
+                if not left:
+                    raise
 
     def close(self) -> None:
         """Give the connections back."""
@@ -136,7 +147,7 @@ class SqlJournal:
         return 1
 
     def lease(self, migration: str, now_unix_s: float, holder: str) -> int:
-        """Take it over, if nobody holds it."""
+        """Take it over, if nobody holds it. Raises KeyError for one that there is not."""
         with self._engine.begin() as connection:
             taken = connection.execute(
                 _MIGRATIONS.update()
@@ -239,7 +250,10 @@ class SqlJournal:
 
     @staticmethod
     def _row(connection: Connection, migration: str) -> Any:
-        return connection.execute(sql.select(_MIGRATIONS).where(_MIGRATIONS.c.migration == migration)).one()
+        row = connection.execute(sql.select(_MIGRATIONS).where(_MIGRATIONS.c.migration == migration)).one_or_none()
+        if row is None:
+            raise KeyError(migration)
+        return row
 
     @staticmethod
     def _set(connection: Connection, migration: str, **values: object) -> None:
@@ -248,5 +262,5 @@ class SqlJournal:
 
 def _careful_sqlite(connection: Any, _: object) -> None:
     """Durable at each commit, and several controllers may wait for each other."""
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=15000", "foreign_keys=ON"):
+    for pragma in ("busy_timeout=15000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")

@@ -42,7 +42,7 @@ class Journal(Protocol):
         ...
 
     def lease(self, migration: str, now_unix_s: float, holder: str) -> int:
-        """Take an unfinished migration over; the epoch. Raises LeaseLost while another controller holds it."""
+        """Take an unfinished migration over; the epoch. Raises LeaseLost while another controller holds it, KeyError."""
         ...
 
     def renew(self, migration: str, epoch: int, now_unix_s: float) -> None:
