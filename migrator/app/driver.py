@@ -73,7 +73,7 @@ async def inspect(request: MigrationRequest, around: Surroundings) -> Started:
             for role in Role:
                 nursery.start_soon(ask, role)
     except* FaultError as group:
-        raise _first(group) from None
+        raise first_fault(group) from None
     (source, here), (target, there) = said[Role.SOURCE], said[Role.TARGET]
     facts = next((each for each in here.ves if each.ve == request.ve), None)
     objections: tuple[Objection, ...] = ()
@@ -215,7 +215,7 @@ def _good(reply: object, host: str) -> object:
     return reply
 
 
-def _first(group: BaseExceptionGroup[FaultError]) -> FaultError:
-    for error in group.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
-    raise AssertionError("a group without a member")
+def first_fault(group: BaseExceptionGroup[FaultError]) -> FaultError:
+    """The first of several faults, however deep it lies."""
+    error = group.exceptions[0]
+    return first_fault(error) if isinstance(error, BaseExceptionGroup) else error

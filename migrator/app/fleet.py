@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
-from migrator.app.driver import Driver, Surroundings
+from migrator.app.driver import Driver, Surroundings, first_fault
 from migrator.core.story import Story
 from migrator.core.vocabulary import MigrationRequest
-from migrator.wire.faults import FaultError
+from migrator.ports.journal import LeaseLost
+from migrator.wire.faults import FaultCode, FaultError, fault_error
 
 
 class Fleet:
@@ -31,20 +32,28 @@ class Fleet:
         async def one(request: MigrationRequest) -> None:
             first, second = sorted((request.source, request.target))
             async with self._all, self._places[first], self._places[second]:
-                if self._aborting:
-                    return
-                try:
-                    driver = await Driver.begin(request, self._around)
-                    self.drivers[request.migration] = driver
-                    ended(request, await driver.run())
-                except FaultError as error:
-                    ended(request, error)
-                finally:
-                    self.drivers.pop(request.migration, None)
+                ended(request, await self._drive(request))
 
         async with trio.open_nursery() as nursery:
             for request in requests:
                 nursery.start_soon(one, request)
+
+    async def _drive(self, request: MigrationRequest) -> Story | FaultError:
+        """One of them. Lost to another controller, it is that one's: the story is told as far as it is known here."""
+        if self._aborting:
+            return fault_error(FaultCode.ABORTED, f"aborted by {self._aborting} before it began")
+        driver = await Driver.begin(request, self._around)
+        self.drivers[request.migration] = driver
+        outcome: Story | FaultError = driver.story
+        try:
+            await driver.run()
+        except* FaultError as group:
+            outcome = first_fault(group)
+        except* LeaseLost:
+            pass
+        finally:
+            del self.drivers[request.migration]
+        return outcome
 
     def abort(self, who: str) -> None:
         """Undo all that can be undone; what has not begun does not begin."""

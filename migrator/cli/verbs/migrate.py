@@ -18,6 +18,7 @@ from migrator.cli.frame import Failure, json_option, say, say_json
 from migrator.cli.progress import Bars, PlainLines
 from migrator.core import plan as planning
 from migrator.core import report as reports
+from migrator.core.phases import STOPPED
 from migrator.core.story import Story
 from migrator.core.vocabulary import MigrationRequest, OverBudget, Policy
 from migrator.ports.observer import Observer
@@ -240,6 +241,9 @@ def show_outcomes(outcomes: Sequence[tuple[MigrationRequest, Story | FaultError]
         plain.append(found)
         if not as_json:
             say(render.report(found))
+        if not how.ended and how.machine.phase not in STOPPED:
+            where = "another controller drives it now, and it is not touched from here"
+            click.echo(f"migration {request.migration}: {where}. Next: migrator status", err=True)
     if as_json:
         say_json(plain[0] if len(plain) == 1 else plain)
     sys.exit(int(worst))
