@@ -5,11 +5,12 @@ stops at once and sends nothing more.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import trio
 
+from migrator.app.hosts import clock_skew_s
 from migrator.core.phases import ENDED, Phase
 from migrator.core.plan import choose_mode
 from migrator.core.story import Story
@@ -58,11 +59,14 @@ class Surroundings:
 async def inspect(request: MigrationRequest, around: Surroundings) -> Started:
     """What both hosts say, asked at once. Raises FaultError when one cannot be asked."""
     said: dict[Role, tuple[HostInspected, VesListed]] = {}
+    skews_s: dict[Role, float] = {}
     hosts = {Role.SOURCE: request.source, Role.TARGET: request.target}
 
     async def ask(role: Role) -> None:
         link = around.links[hosts[role]]
+        began_unix_s = around.now_unix_s()
         host = _good(await link.ask(InspectHost(), INSPECT_LIMIT_S), hosts[role])
+        skews_s[role] = clock_skew_s(_clock(host), began_unix_s, around.now_unix_s())
         ves = _good(await link.ask(ListVes(), INSPECT_LIMIT_S), hosts[role])
         assert isinstance(host, HostInspected)
         assert isinstance(ves, VesListed)
@@ -85,7 +89,11 @@ async def inspect(request: MigrationRequest, around: Surroundings) -> Started:
         objections = vetted.objections if isinstance(vetted, Vetted) else ()
     records = [each for each in (*here.records, *there.records) if each.ve in (request.ve, request.target_ve)]
     floor = max((record.order for record in records), default=0)
-    return Started(around.now_unix_s(), source.facts, target.facts, here.ves, there.ves, floor, objections)
+    now_unix_s = around.now_unix_s()
+    # The hosts were not asked at the same instant: both clocks are told as of now.
+    source_facts = replace(source.facts, clock_unix_s=now_unix_s + skews_s[Role.SOURCE])
+    target_facts = replace(target.facts, clock_unix_s=now_unix_s + skews_s[Role.TARGET])
+    return Started(now_unix_s, source_facts, target_facts, here.ves, there.ves, floor, objections)
 
 
 class Driver:
@@ -207,6 +215,11 @@ class Driver:
 
     async def _in_journal(self, write: Callable[..., None], *what: object) -> None:
         await trio.to_thread.run_sync(partial(write, self.story.request.migration, self._epoch, *what))
+
+
+def _clock(reply: object) -> float:
+    assert isinstance(reply, HostInspected)
+    return reply.facts.clock_unix_s
 
 
 def _good(reply: object, host: str) -> object:

@@ -4,6 +4,7 @@ Rule: nothing is changed on a host that lacks what the agent needs; an agent tha
 """
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -15,7 +16,7 @@ from migrator.wire.messages import HostInspected, InspectHost, ListVes, VesListe
 
 DIRECTORY = "/var/lib/migrator/agent"
 PYTHON_MIN = (3, 11)
-START_LIMIT_S = 20.0
+START_LIMIT_S = 90.0
 ASK_LIMIT_S = 30.0
 ASK_AGAIN_S = 0.2
 BUSY = frozenset({Claim.LEAVING, Claim.GIVEN, Claim.ARRIVING})
@@ -33,12 +34,20 @@ class HostState:
     """The host's clock less the controller's."""
 
 
-async def add(name: str, shell: HostShell, link: AgentLink, program: tuple[str, bytes], now_unix_s: float) -> HostState:
+Clock = Callable[[], float]
+
+
+def clock_skew_s(clock_unix_s: float, before_unix_s: float, after_unix_s: float) -> float:
+    """How far a host's clock is from ours, which it was asked between: 0 as long as the two can be equal."""
+    return max(0.0, clock_unix_s - after_unix_s) - max(0.0, before_unix_s - clock_unix_s)
+
+
+async def add(name: str, shell: HostShell, link: AgentLink, program: tuple[str, bytes], now: Clock) -> HostState:
     """Bring the agent to a host and start it; the same agent again is only started. Raises FaultError."""
     await _need_python(name, shell)
     file, data = program
     if await _current(shell) != file:
-        before = await _agent_before(link)
+        before = await _agent_before(link, now)
         if before is not None and before.busy:
             busy = ", ".join(before.busy)
             raise fault_error(
@@ -48,24 +57,27 @@ async def add(name: str, shell: HostShell, link: AgentLink, program: tuple[str, 
             )
         await _push(name, shell, file, data)
     await _must(name, shell, f"python3 -I {DIRECTORY}/current install", "start the agent")
-    return await _until_up(link, now_unix_s)
+    return await _until_up(link, now)
 
 
-async def check(link: AgentLink, now_unix_s: float) -> HostState:
+async def check(link: AgentLink, now: Clock) -> HostState:
     """What the host says now. Raises FaultError."""
-    host, ves = await link.ask(InspectHost(), ASK_LIMIT_S), await link.ask(ListVes(), ASK_LIMIT_S)
+    began_unix_s = now()
+    host = await link.ask(InspectHost(), ASK_LIMIT_S)
+    ended_unix_s = now()
+    ves = await link.ask(ListVes(), ASK_LIMIT_S)
     for reply in (host, ves):
         if isinstance(reply, Fault):
             raise FaultError(reply)
     assert isinstance(host, HostInspected)
     assert isinstance(ves, VesListed)
     busy = tuple(record.ve for record in ves.records if record.claim in BUSY)
-    return HostState(host.facts, ves.ves, busy, host.facts.clock_unix_s - now_unix_s)
+    return HostState(host.facts, ves.ves, busy, clock_skew_s(host.facts.clock_unix_s, began_unix_s, ended_unix_s))
 
 
-async def remove(name: str, shell: HostShell, link: AgentLink) -> None:
+async def remove(name: str, shell: HostShell, link: AgentLink, now: Clock) -> None:
     """Take the agent away; VEs and the ownership records stay. Raises FaultError while a migration holds a VE."""
-    before = await _agent_before(link)
+    before = await _agent_before(link, now)
     if before is not None and before.busy:
         busy = ", ".join(before.busy)
         said = f"a migration holds {busy} on {name}; the agent stays. Next: migrator status"
@@ -93,9 +105,9 @@ async def _current(shell: HostShell) -> str:
     return output.strip() if status == 0 else ""
 
 
-async def _agent_before(link: AgentLink) -> HostState | None:
+async def _agent_before(link: AgentLink, now: Clock) -> HostState | None:
     try:
-        return await check(link, 0.0)
+        return await check(link, now)
     except FaultError:
         return None
 
@@ -125,13 +137,13 @@ async def _must(name: str, shell: HostShell, command: str, step: str, stdin: byt
         )
 
 
-async def _until_up(link: AgentLink, now_unix_s: float) -> HostState:
+async def _until_up(link: AgentLink, now: Clock) -> HostState:
     """The agent was started; it answers within START_LIMIT_S or what it says last is raised."""
     began_s = trio.current_time()
     while True:
         waited_s = trio.current_time() - began_s
         try:
-            return await check(link, now_unix_s + waited_s)
+            return await check(link, now)
         except FaultError as error:
             if error.fault.code is not FaultCode.UNREACHABLE or waited_s > START_LIMIT_S:
                 raise

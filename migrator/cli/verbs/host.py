@@ -46,7 +46,7 @@ def add(places: Places, /, name: str, address: str | None, as_json: bool, **give
         wanted = _wanted(made, name, address, given)
         link = made.link(wanted)
         program = await trio.to_thread.run_sync(made.program)
-        state = await hosts.add(name, link, link, program, time.time())
+        state = await hosts.add(name, link, link, program, time.time)
         if not places.inventory.exists() or made.inventory.find(name) != wanted:
             settings.add(places.inventory, wanted)
         return state
@@ -128,7 +128,7 @@ def remove(places: Places, name: str, keep_agent: bool) -> None:
     async def work(made: Controller) -> None:
         link = made.link(frame.find_host(made, name))
         if not keep_agent:
-            await hosts.remove(name, link, link)
+            await hosts.remove(name, link, link, time.time)
         settings.remove(places.inventory, name)
 
     frame.run(places, work)
@@ -141,7 +141,7 @@ async def ask_all(made: Controller, wanted: Sequence[Host]) -> dict[str, HostSta
 
     async def ask(each: Host) -> None:
         try:
-            found[each.name] = await hosts.check(made.link(each), time.time())
+            found[each.name] = await hosts.check(made.link(each), time.time)
         except FaultError as error:
             found[each.name] = error.fault
 
