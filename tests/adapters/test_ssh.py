@@ -49,7 +49,12 @@ async def host(directory: Path, loop: Loop, deed: Deed) -> AsyncIterator[Host]:
             "one", "127.0.0.1", port, "root", identity_file=str(directory / "id"), known_hosts=str(directory / "known")
         )
     finally:
-        server.close()
+        await loop.run(_end(server))
+
+
+async def _end(server: asyncssh.SSHAcceptor) -> None:
+    server.close()
+    await server.wait_closed()
 
 
 def _cut(process: "asyncssh.SSHServerProcess[bytes]") -> None:
@@ -60,11 +65,11 @@ def _nonsense(process: "asyncssh.SSHServerProcess[bytes]") -> None:
     process.stdout.write(b"\xff" * 64)
 
 
-def _end(process: "asyncssh.SSHServerProcess[bytes]") -> None:
+def _exit(process: "asyncssh.SSHServerProcess[bytes]") -> None:
     process.exit(1)
 
 
-@pytest.mark.parametrize("deed", [_cut, _nonsense, _end], ids=["connection cut", "nonsense", "session ended"])
+@pytest.mark.parametrize("deed", [_cut, _nonsense, _exit], ids=["connection cut", "nonsense", "session ended"])
 async def test_a_session_that_dies_is_unknown_at_once(tmp_path: Path, deed: Deed) -> None:
     """A request under way when its session dies is answered UNREACHABLE at once, not when its limit has passed."""
     loop = Loop()
