@@ -18,7 +18,7 @@ import trio
 from migrator.core.inventory import Host
 from migrator.wire import framing
 from migrator.wire.codec import decode, encode
-from migrator.wire.faults import Fault, FaultCode, FaultError
+from migrator.wire.faults import Fault, FaultCode, FaultError, fault_error
 from migrator.wire.messages import PROTOCOL_VERSION, Envelope, Hello, Progress, Reply, Request
 
 T = TypeVar("T")
@@ -89,6 +89,8 @@ class SshLink:
         tell = None if progress is None else partial(_pass_on, token, progress)
         try:
             return await self._loop.run(self._ask_aio(request, limit_s, tell))
+        except FaultError as error:
+            return error.fault
         except (TimeoutError, OSError, asyncssh.Error, EOFError) as error:
             return self._fault(error, limit_s)
 
@@ -98,10 +100,15 @@ class SshLink:
         match error:
             case asyncssh.HostKeyNotVerifiable():
                 file = where.known_hosts or "~/.ssh/known_hosts"
-                said = f"the SSH host key of {at} is not the one in {file}: {error}; nothing was sent"
-                return Fault(FaultCode.NOT_TRUSTED, said, name, "connect", "ssh")
+                said = (
+                    f"the SSH host key of {at} is not one that {file} has for it: either it is new here, or it changed"
+                )
+                return Fault(FaultCode.NOT_TRUSTED, f"{said} ({error}); nothing was sent", name, "connect", "ssh")
             case asyncssh.PermissionDenied():
-                return Fault(FaultCode.NOT_TRUSTED, f"{at} does not let us in: {error}", name, "connect", "ssh")
+                by = where.identity_file or "the keys of your SSH agent and of ~/.ssh (the inventory names none)"
+                return Fault(
+                    FaultCode.NOT_TRUSTED, f"{at} does not let us in with {by}: {error}", name, "connect", "ssh"
+                )
             case TimeoutError():
                 return Fault(FaultCode.UNREACHABLE, f"no answer from {at} within {limit_s:g} s", name, tool="ssh")
             case _:
@@ -156,39 +163,58 @@ class SshLink:
     async def _connect_aio(self) -> asyncssh.SSHClientConnection:
         if self._connection is None:
             where = self._address
-            self._connection = await asyncssh.connect(
-                where.address,
-                port=where.port,
-                username=where.user,
-                client_keys=[where.identity_file] if where.identity_file else (),
-                known_hosts=where.known_hosts or (),
-                connect_timeout=CONNECT_LIMIT_S,
-                keepalive_interval=5,
-                keepalive_count_max=3,
-                config=None,
-            )
+            key = self._read("private key", where.identity_file, asyncssh.read_private_key)
+            known = self._read("known hosts", where.known_hosts, asyncssh.read_known_hosts)
+            try:
+                self._connection = await asyncssh.connect(
+                    where.address,
+                    port=where.port,
+                    username=where.user,
+                    client_keys=() if key is None else [key],
+                    known_hosts=() if known is None else known,
+                    connect_timeout=CONNECT_LIMIT_S,
+                    keepalive_interval=5,
+                    keepalive_count_max=3,
+                    config=None,
+                )
+            except TimeoutError as error:  # not that of a request, which cancels
+                raise FaultError(self._fault(error, CONNECT_LIMIT_S)) from error
         return self._connection
+
+    def _read(self, what: str, file: str, read: Callable[[str], T]) -> T | None:
+        """A file of ours that the inventory names; None: it names none. Raises FaultError(NOT_TRUSTED)."""
+        if not file:
+            return None
+        try:
+            return read(file)
+        except (OSError, ValueError) as error:  # what asyncssh raises for a file that is not what it should be
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            said = f"{file} cannot be used as {what}: {reason}; nothing was sent"
+            raise fault_error(
+                FaultCode.NOT_TRUSTED, said, host=self._address.name, step="connect", tool="ssh"
+            ) from error
 
     async def _read_aio(self, process: "asyncssh.SSHClientProcess[bytes]") -> None:
         try:
             said = await self._hear_all_aio(process)
         except (OSError, asyncssh.Error, FaultError) as error:
             said = str(error) or type(error).__name__  # the session died, or talks nonsense: no answer will come
-        self._lost(Fault(FaultCode.UNREACHABLE, f"no agent on {self._address.name}: {said}", self._address.name))
+        name = self._address.name
+        self._lost(process, Fault(FaultCode.UNREACHABLE, f"no agent on {name}: {said}", name))
 
     async def _hear_all_aio(self, process: "asyncssh.SSHClientProcess[bytes]") -> str:
         """Until the session ends; its last words."""
         frames = framing.FrameReader()
         while data := await process.stdout.read(1 << 16):
             for frame in frames.feed(data):
-                self._hear(decode(frame))
+                self._hear(process, decode(frame))
         errors = (await process.stderr.read()).decode(errors="replace").strip()
         return errors or "the agent hung up"
 
-    def _hear(self, envelope: Envelope) -> None:
+    def _hear(self, process: "asyncssh.SSHClientProcess[bytes]", envelope: Envelope) -> None:
         if envelope.number == 0:
             if isinstance(envelope.body, Fault):
-                self._lost(envelope.body)
+                self._lost(process, envelope.body)
             return
         answer, progress = self._waiting.get(envelope.number, (None, None))
         if isinstance(envelope.body, Progress):
@@ -198,7 +224,9 @@ class SshLink:
             del self._waiting[envelope.number]
             answer.set_result(envelope.body)  # type: ignore[arg-type]  # an agent answers with replies
 
-    def _lost(self, fault: Fault) -> None:
+    def _lost(self, process: "asyncssh.SSHClientProcess[bytes]", fault: Fault) -> None:
+        if process is not self._process:
+            return  # an earlier session: nobody waits for it any more
         waiting, self._waiting = self._waiting, {}
         self._process = None  # the connection stays: plain commands may be under way on it
         for answer, _ in waiting.values():
