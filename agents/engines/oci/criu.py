@@ -9,6 +9,7 @@ Proved with crun 1.21 and runc 1.1.15 and CRIU 4.2.1. Nothing is written outside
 """
 
 import importlib.resources
+import os
 import re
 import shutil
 import sys
@@ -45,6 +46,9 @@ def prepare_hold(work: Path, group: Group) -> dict[str, str]:
     """Environment for the runtime's restore call, such that it ends with the VE frozen."""
     work.mkdir(parents=True, exist_ok=True)
     LEAF.mkdir(exist_ok=True)
+    if os.getgroups():
+        # CRIU 4.2.1 leaves a process that had no supplementary groups with those of its own, and so of ours.
+        os.setgroups([])
     hold = (
         '[ "$CRTOOLS_SCRIPT_ACTION" = pre-resume ] || exit 0\n'
         f"echo $PPID > {LEAF}/cgroup.procs\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from agents import places, shell
-from agents.engines.oci import criu, facts, fitness, tools
+from agents.engines.oci import criu, facts, fitness, repairs, tools
 from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
 from agents.engines.oci.cgroup import Group
 from agents.engines.oci.runtime import RUNTIMES, Runtime, last_words
@@ -186,6 +186,7 @@ class OciEngine:
         if not ran.ok:
             log = criu.read(work / "dump.log") or last_words(ran, runtime.log(work))
             raise failed(ran, "dump", log)
+        repairs.repair(images)
         if not Group(ve).frozen:
             raise fault_error(FaultCode.TOOL_FAILED, f"{ve} was not frozen after the dump", step="dump", tool="criu")
 

@@ -1,0 +1,113 @@
+"""A VE with one of everything in it goes there and back by `migrator migrate`, its clients connected all the time."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scenarios.lab import workloads
+from scenarios.lab.fleet import Lab
+from scenarios.lab.hosts import Host
+
+pytestmark = pytest.mark.lab
+
+TIMES = int(os.environ.get("MIGRATOR_TEST_ROUNDTRIPS", "1"))
+"""How often there and back; the long run has 10."""
+EXHIBITS = 29
+NUMBERS = {"crun": 241, "runc": 242}
+
+
+class Fleet:
+    """The lab's two hosts with agents on them, and the command line."""
+
+    def __init__(self, lab: Lab, journal: Path) -> None:
+        self.lab = lab
+        self._environment = {
+            **os.environ,
+            "MIGRATOR_INVENTORY": str(lab.inventory),
+            "MIGRATOR_JOURNAL": str(journal),
+        }
+
+    def migrator(self, *words: str) -> str:
+        """What the program prints; it ends with 0."""
+        argv = [str(Path(sys.executable).parent / "migrator"), *words]
+        done = subprocess.run(argv, env=self._environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"migrator {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def fleet(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """Agents on both hosts."""
+    made = Fleet(lab, tmp_path_factory.mktemp("journal") / "journal.db")
+    for host in lab.hosts:
+        made.migrator("host", "add", host.name)
+    return made
+
+
+@pytest.fixture(params=["crun", "runc"])
+def ve(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[str]:
+    """A running VE on alpha, whose payload is `tree.py`."""
+    runtime, alpha = request.param, fleet.lab.host("alpha")
+    name = f"tree-{runtime}"
+    workloads.install_tree(alpha, name, runtime, fleet.lab.ve_addresses(NUMBERS[runtime]))
+    fleet.migrator("ve", "start", name)
+    yield name
+    for host in fleet.lab.hosts:
+        host.run("rm", "-rf", f"/var/lib/migrator/records/{name}.json")
+        if host.path(f"/var/lib/migrator/ve/{name}").exists():
+            fleet.migrator("ve", "stop", name)
+            host.run("rm", "-rf", f"/var/lib/migrator/ve/{name}")
+
+
+def test_there_and_back(fleet: Fleet, ve: str) -> None:
+    """Nothing of the VE is lost on any way, both clients keep their connection, and the network sees the same card."""
+    lab = fleet.lab
+    addresses = lab.ve_addresses(NUMBERS[ve.removeprefix("tree-")])
+    clients = [workloads.TreeClient(lab, address) for address in addresses]
+    sound(workloads.check_tree(lab, addresses[0]))
+    mac, last = neighbour(lab, addresses[0]), 0
+    try:
+        for target in ["beta", "alpha"] * TIMES:
+            fleet.migrator("migrate", ve, target)
+            told = workloads.check_tree(lab, addresses[0])
+            sound(told)
+            sound(workloads.check_tree(lab, addresses[1]))
+            assert told["count"] > last
+            last = told["count"]
+            assert neighbour(lab, addresses[0]) == mac
+            for client in clients:
+                seen = client.report()
+                assert seen["wrong"] == []
+                assert seen["answers"] > 0
+            [other] = [host for host in lab.hosts if host.name != target]
+            assert remains(other, ve) == []
+    finally:
+        for client in clients:
+            client.close()
+
+
+def sound(told: dict[str, Any]) -> None:
+    """Everything was checked and is as it was."""
+    assert told["broken"] == []
+    assert told["exhibits"] == EXHIBITS
+
+
+def neighbour(lab: Lab, address: str) -> str:
+    """The hardware address by which the client's place knows the VE."""
+    bare = address.split("/", maxsplit=1)[0]
+    [entry] = json.loads(lab.client.run("ip", "-json", "neigh", "show", "to", bare).stdout)
+    return str(entry["lladdr"])
+
+
+def remains(host: Host, ve: str) -> list[str]:
+    """What a VE that left has left."""
+    found: list[str] = []
+    for top in ("/run", "/var/lib/migrator/ve", "/sys/fs/cgroup/migrator", "/sys/class/net"):
+        found += host.run("find", top, "-xdev", "-name", f"*{ve}*", check=False).stdout.split()
+    return found
