@@ -114,6 +114,10 @@ class Bundle:
             if source.startswith("/") and not Path(source).resolve().is_relative_to(self.path)
         )
 
+    def mount_points(self) -> tuple[str, ...]:
+        """Where in the VE the runtime mounts something."""
+        return tuple(str(mount.get("destination", "")) for mount in self.config.get("mounts", []))
+
     def disk_bytes(self) -> int:
         """What the bundle took on disk when it was last counted, at most USAGE_AGE_S ago. Walks the tree: for a thread."""
         counted_s, taken = _usage.get(self.path, (0.0, 0))

@@ -20,9 +20,11 @@ from agents.engines.oci.cgroup import LEAF, Group
 
 GHOST_LIMIT_BYTES = 256 << 20
 """How large a deleted file that is still open may be, to be carried in the images."""
+# A connection that nobody has accepted yet is not carried (its client is reset and dials again); CRIU would refuse the VE.
 COMMON = f"""network-lock skip
 tcp-established
 file-locks
+skip-in-flight
 ghost-limit {GHOST_LIMIT_BYTES}
 """
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -4,6 +4,7 @@ Rule: frozen means cgroup-frozen, on both sides: a source's copy and a target's 
 need no process of ours to stay stopped, and go on by one write.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -19,10 +20,10 @@ from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
 from agents.engines.oci.cgroup import Group
 from agents.engines.oci.runtime import RUNTIMES, Runtime, last_words
 from agents.engines.port import Coming, Dump, Hold, Tree
-from agents.network import announce, capture, links
+from agents.network import announce, capture, links, settings
 from agents.network.capture import Capture
 from agents.shell import failed
-from migrator.wire.facts import Objection, ToolFact, VeFacts, VeState
+from migrator.wire.facts import Mode, Objection, ToolFact, VeFacts, VeState
 from migrator.wire.faults import FaultCode, fault_error
 
 START_LIMIT_S = 60.0
@@ -55,8 +56,10 @@ class OciEngine:
         bundle = Bundle(ve)
         if not bundle.config:
             return None
-        state = await self.look(ve)
-        return await trio.to_thread.run_sync(facts.gather, bundle, Group(ve), state, await tools.here())
+        state, host = await self.look(ve), await tools.here()
+        filtered = state is VeState.RUNNING and facts.may_filter(bundle.config)
+        rules = await settings.rules(ve) if filtered else ""
+        return await trio.to_thread.run_sync(facts.gather, bundle, Group(ve), state, host, rules)
 
     async def look(self, ve: str) -> VeState:
         """From the cgroup; a bundle without processes is stopped."""
@@ -235,6 +238,8 @@ class OciEngine:
         bundle.mark(arriving=True)
         bundle.write_interfaces(interfaces)
         links.make(ve, interfaces)
+        if coming.mode is Mode.LIVE:
+            await _set_network(coming)
         Group(ve).make()
         return self.trees(ve)
 
@@ -293,6 +298,14 @@ class OciEngine:
 
 def _work(ve: str) -> Path:
     return places.RUN / "work" / ve
+
+
+async def _set_network(coming: Coming) -> None:
+    """What the running VE has set in its network; one that starts anew sets it itself."""
+    described = json.loads(coming.facts.config or b"{}")
+    await trio.to_thread.run_sync(settings.apply, coming.ve, described.get("sysctls", {}))
+    if rules := described.get("rules"):
+        await settings.set_rules(coming.ve, rules)
 
 
 async def _ask_to_end(group: Group) -> None:

@@ -6,7 +6,7 @@ to compare with; nobody else reads it.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from signal import Signals
@@ -16,12 +16,12 @@ from agents.engines.oci import blockers
 from agents.engines.oci.bundle import Bundle
 from agents.engines.oci.cgroup import Group
 from agents.engines.oci.tools import HostTools
-from agents.network import links
+from agents.network import links, settings
 from migrator.wire.facts import VeFacts, VeState
 
 
-def gather(bundle: Bundle, group: Group, state: VeState, host: HostTools) -> VeFacts:
-    """All facts of a bundle that is here."""
+def gather(bundle: Bundle, group: Group, state: VeState, host: HostTools, rules: str) -> VeFacts:
+    """All facts of a bundle that is here; `rules` is its own packet filter."""
     pids = group.processes() if group.path.is_dir() else []
     interfaces = bundle.interfaces()
     if pids:
@@ -38,14 +38,20 @@ def gather(bundle: Bundle, group: Group, state: VeState, host: HostTools) -> VeF
         interfaces=interfaces,
         foreign_mounts=bundle.foreign_mounts(),
         autostart=bundle.autostart,
-        blockers=tuple(blockers.find(pids)) if state is VeState.RUNNING else (),
-        config=describe(bundle.config, host),
+        blockers=tuple(blockers.find(pids, bundle.mount_points())) if state is VeState.RUNNING else (),
+        notes=tuple(blockers.visitors(pids)),
+        config=describe(bundle.config, host, settings.changed(bundle.ve) if pids else {}, rules),
     )
 
 
-def describe(config: dict[str, Any], host: HostTools) -> bytes:
-    """The configuration, and the host it works on."""
-    return json.dumps({"bundle": config, "host": asdict(host)}).encode()
+def describe(config: dict[str, Any], host: HostTools, sysctls: Mapping[str, str], rules: str) -> bytes:
+    """The configuration, the host it works on, and what is set in the VE's network."""
+    return json.dumps({"bundle": config, "host": asdict(host), "sysctls": sysctls, "rules": rules}).encode()
+
+
+def may_filter(config: dict[str, Any]) -> bool:
+    """Whether the VE can have made packet filters of its own."""
+    return "CAP_NET_ADMIN" in config.get("process", {}).get("capabilities", {}).get("bounding", [])
 
 
 def proportional_bytes(pid: int) -> int:

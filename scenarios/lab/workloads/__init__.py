@@ -10,15 +10,29 @@ from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
 
 HERE = Path(__file__).parent
-TREE = "/srv/tree.py"
 
 
 def install_tree(host: Host, ve: str, runtime: str, addresses: tuple[str, str]) -> None:
     """Make a stopped VE on a host whose payload is `tree.py`; addresses with prefix length, IPv4 and IPv6."""
-    source = host.path("/run/tree.py")
-    source.write_bytes((HERE / "tree.py").read_bytes())
-    words = ["python3", "-", ve, runtime, *addresses, "/run/tree.py", "--", "/usr/bin/python3", "-I", "-S", "-B", TREE]
-    host.run(*words, text=Path(bundles.__file__).read_text())
+    install(host, ve, runtime, addresses, "tree.py")
+
+
+def install(host: Host, ve: str, runtime: str, addresses: tuple[str, str], program: str, *words: str) -> None:
+    """The same with any program of this folder."""
+    source = host.path(f"/run/{program}")
+    source.write_bytes((HERE / program).read_bytes())
+    first = ["/usr/bin/python3", "-I", "-S", "-B", f"/srv/{program}", *words]
+    host.run(
+        "python3",
+        "-",
+        ve,
+        runtime,
+        *addresses,
+        f"/run/{program}",
+        "--",
+        *first,
+        text=Path(bundles.__file__).read_text(),
+    )
     source.unlink()
 
 

@@ -152,8 +152,9 @@ def add_timers(here: Collection) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(near, 8)
         expect("descriptors ready within a second", select.select([near], [], [], 1.0)[0], [near])
-        left_s = FRESH_OS.timerfd_gettime(far)[0]
-        expect("the far timer's end (s)", round((time.monotonic() + left_s - ends_s) / 2), 0)
+        # What is left is kept, so that each blackout puts the end off by as long as it takes to restore.
+        moved_s = time.monotonic() + FRESH_OS.timerfd_gettime(far)[0] - ends_s
+        expect("the far timer's end, within minutes", -1 < moved_s < 300, True)
 
     here.add("timers", check)
 

@@ -1,6 +1,7 @@
 """The oci engine on a lab host, for its tests: a VE whose payload is `tree.py`, and what is left of it seen from outside."""
 
 import itertools
+import json
 import struct
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -30,6 +31,15 @@ def engine_on(host: Host) -> Iterator[RemoteEngine]:
         yield engine
     finally:
         engine.close()
+
+
+def allow(harness: "OciHarness", *capabilities: str) -> None:
+    """Let the VE's processes have these as well, from its next start on."""
+    path = harness.host.path(f"/var/lib/migrator/ve/{harness.ve}/config.json")
+    config = json.loads(path.read_text())
+    for names in config["process"]["capabilities"].values():
+        names += [f"CAP_{name}" for name in capabilities]
+    path.write_text(json.dumps(config))
 
 
 class OciHarness:
