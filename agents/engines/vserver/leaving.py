@@ -147,6 +147,7 @@ class Leaving:
         self._power.unlock(ve)
         if (carried := Notes(ve).carried) is not None:
             await firewall.remove(carried.rules)
+            Notes(ve).forget()
 
     async def destroy(self, ve: str) -> None:
         """Root, package data, cache, configuration: everything. Raises FaultError(CONFLICT) before it removes anything

@@ -18,10 +18,14 @@ for group in /sys/fs/cgroup/vserver/*/; do
     while grep -q 'populated 1' "$group/cgroup.events"; do sleep 0.01; done
     rmdir "$group"
 done
+sed -n 's/^[^ ]* \\(\\/vservers\\/[^ ]*\\|\\/data[^ ]*\\|\\/srv[^ ]*\\) .*/\\1/p' /proc/mounts | sort -r | while read -r place; do
+    umount -l "$(printf '%b' "$place")"
+done
 rm -rf /run/vserver-emulation /var/lib/vserver-emulation /run/vservers /run/vshelper /var/cache/vservers/* /var/lock/vserver.*
 for directory in /etc/vservers/*; do [ ! -e "$directory" ] || rm -rf "$directory"; done
 for directory in /vservers/* /vservers/.pkg/* /vservers/.hash/*; do [ ! -e "$directory" ] || rm -rf "$directory"; done
-rm -rf /etc/vservers/.defaults /etc/migrator
+rm -rf /etc/vservers/.defaults /etc/migrator /var/lib/migrator/vserver /var/lib/migrator/records /data /srv/*
+rm -f /run/migrator/vserver-devices.json
 mkdir -p /etc/vservers/.defaults/apps/vunify/hash
 ln -sfn /vservers/.hash /etc/vservers/.defaults/apps/vunify/hash/root
 iptables -F; iptables -t nat -F; ip6tables -F 2> /dev/null; nft flush ruleset
