@@ -150,7 +150,7 @@ class Client:
         """Whatever it does."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
 
 
 def check_connection(told: dict[str, object]) -> None:
@@ -326,7 +326,7 @@ def test_rules_move(fleet: Fleet) -> None:
     for host in (fleet.alpha, fleet.beta):
         host.run("nft", "-f", "-", text="table inet site { chain ves { }; }\n")
     fleet.alpha.run("iptables", "-A", "FORWARD", "-d", address, "-p", "tcp", "--dport", "25", "-j", "DROP")
-    fleet.alpha.run("iptables", "-A", "FORWARD", "-d", f"{address}0", "-j", "ACCEPT")
+    fleet.alpha.run("iptables", "-A", "FORWARD", "-d", address[:-1], "-j", "ACCEPT")
     fleet.alpha.run("nft", "-f", "-", text=f"add rule inet site ves ip saddr {address} counter accept\n")
     try:
         fleet.moved("110")
@@ -335,7 +335,7 @@ def test_rules_move(fleet: Fleet) -> None:
             there, here = fleet.beta.run(*words).stdout, fleet.alpha.run(*words).stdout
             assert f"{address} " in there.replace("/32", " "), words
             assert f"{address} " not in here.replace("/32", " "), words
-        assert f"{address}0" in fleet.alpha.run("iptables-save").stdout
+        assert f"{address[:-1]}/32" in fleet.alpha.run("iptables-save").stdout
     finally:
         for host in (fleet.alpha, fleet.beta):
             host.run("nft", "flush", "ruleset")

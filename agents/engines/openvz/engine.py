@@ -39,7 +39,7 @@ from migrator.wire.facts import Objection, ToolFact, VeFacts, VeState
 from migrator.wire.faults import FaultCode, FaultError, fault_error
 
 IMAGE = "Dump"
-"""Name of the dump among the images of a migration: a file, on ordinary kernels a directory."""
+"""Name of the dump among the images of a migration; where CRIU makes it, the images are its own files."""
 EXTRA_STOP_S = 60.0
 
 
@@ -296,8 +296,8 @@ class OpenVzEngine:
         images.mkdir(parents=True, mode=0o700)
         one, target = Container(ve), images / IMAGE
         if one.kept_dump.exists():
-            await trio.to_thread.run_sync(_copy, one.kept_dump, target)
-            return Dump(0.0, description.size_bytes(target))
+            await trio.to_thread.run_sync(_copy, one.kept_dump, images)
+            return Dump(0.0, description.size_bytes(images))
         ran = await Vzctl(ve)("chkpnt", "--dump", "--dumpfile", str(target))
         done = ran.ok or (output.unknown(ran.status) and output.finished("chkpnt", ran.stdout))
         if not done or not target.exists() or target.stat().st_size == 0:
@@ -391,7 +391,7 @@ class OpenVzEngine:
         if await host.dialect() is not Dialect.KERNEL:
             one = Container(ve)
             _remove(one.dump)
-            await trio.to_thread.run_sync(_copy, images / IMAGE, one.dump)
+            await trio.to_thread.run_sync(_copy, images, one.dump)
             return Hold(0.0, ("vzctl on this kernel cannot hold a restored VE: it is restored when it is let go",))
         return Hold(0.0, await self._undump(ve, images / IMAGE))
 
@@ -481,11 +481,10 @@ def _words_of(dialect: Dialect, verb: str) -> tuple[str, ...]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=shutil.copy)
-    else:
-        shutil.copy(source, target)
-    target.chmod(0o700 if target.is_dir() else 0o600)
+    """The files of one directory into another."""
+    target.mkdir(mode=0o700, exist_ok=True)
+    for path in source.iterdir():
+        shutil.copy(path, target)
 
 
 def _remove(path: Path) -> None:
