@@ -62,6 +62,10 @@ class Config:
         """With keys set, added, or (None) removed. Raises ValueError for a value that no line can hold."""
         if bad := [key for key, value in changes.items() if value is not None and set(value) & set("\n\r\0")]:
             raise ValueError(f"no line can hold the value of {', '.join(bad)}")
+        return self.put_back(changes)
+
+    def put_back(self, changes: Mapping[str, str | None]) -> "Config":
+        """As `changed`, with values that a file has held before, whatever is in them."""
         left = dict(changes)
         lines: list[Line] = []
         for line in self.lines:

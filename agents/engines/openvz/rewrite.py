@@ -69,7 +69,7 @@ def fenced(config: Config) -> Config:
 
 def unfenced(now: Config, before: Mapping[str, str | None]) -> Config:
     """The two keys as they were before `fenced`; everything else as it is now."""
-    return now.changed({key: before.get(key) for key in FENCE})
+    return now.put_back({key: before.get(key) for key in FENCE})
 
 
 def fence_state(config: Config) -> dict[str, str | None]:
