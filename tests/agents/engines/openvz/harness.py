@@ -108,10 +108,18 @@ class OpenVzHarness:
         listed = self.host.run("sh", "-c", script, check=False).stdout.splitlines()
         return [*found, *(line for line in listed if line and not line.endswith(".destroyed"))]
 
-    async def copy(self, source: Path, to: Path) -> None:
+    async def copy(self, source: Path, to: Path, excluded: Sequence[str] = ()) -> None:
         """By rsync, on the host."""
         self.host.run("mkdir", "-p", str(to))
-        self.host.run("rsync", "-aHAX", "--delete", "--numeric-ids", f"{source}/", f"{to}/")
+        self.host.run(
+            "rsync",
+            "-aHAX",
+            "--delete",
+            "--numeric-ids",
+            *(f"--exclude={path}" for path in excluded),
+            f"{source}/",
+            f"{to}/",
+        )
 
     async def spoil(self, images: Path) -> None:
         """Half of each file."""
