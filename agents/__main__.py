@@ -37,10 +37,10 @@ def main() -> None:
             from agents.transfer.memory import keeper
 
             keeper.main(Path(path), int(cap_bytes), Path(log))
-        case ["veil"]:
+        case ["veil", directory]:
             from agents.transfer.memory import veil
 
-            veil.main()
+            veil.main(Path(directory))
         case ["supervise" | "stop" as verb]:
             from agents import supervise
 

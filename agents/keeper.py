@@ -10,6 +10,7 @@ from typing import Protocol
 import trio
 
 from agents import log
+from agents.failures import fault_of
 from agents.handover import roles
 from agents.handover.source import Source
 from agents.handover.target import Target
@@ -158,12 +159,8 @@ class Keeper:
         try:
             with scope:
                 return Did(act, await work())
-        except FaultError as error:
-            return DidNot(act, error.fault)
-        except ExceptionGroup as group:
-            return DidNot(act, _fault_in(group, act))
-        except (OSError, RuntimeError, trio.TooSlowError) as error:
-            return DidNot(act, Fault(FaultCode.INTERNAL, f"{type(error).__name__}: {error}", step=str(act)))
+        except Exception as error:  # a mistake of ours must not take the daemon, and others' VEs, with it
+            return DidNot(act, fault_of(error, str(act)))
         finally:
             if self._act_scope is scope:
                 self._act_scope = None

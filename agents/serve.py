@@ -18,6 +18,7 @@ import trio
 from agents import log, places
 from agents.engines.port import Coming
 from agents.engines.registry import Registry
+from agents.failures import fault_of
 from agents.handover import judging
 from agents.handover.vocabulary import Order, PeerOrder
 from agents.keeper import Keeper
@@ -27,7 +28,7 @@ from agents.works import VeWorks
 from migrator.wire import framing
 from migrator.wire.codec import decode, encode
 from migrator.wire.facts import Claim, HostFacts, Standing, ToolFact, VeState
-from migrator.wire.faults import Fault, FaultCode, FaultError, fault_error
+from migrator.wire.faults import FaultCode, FaultError, fault_error
 from migrator.wire.messages import (
     PROTOCOL_VERSION,
     Ask,
@@ -219,10 +220,8 @@ async def converse(daemon: Daemon, stream: trio.SocketStream) -> None:
     async def carry_out(number: int, request: Request | PeerRequest) -> None:
         try:
             body = await daemon.answer(request, lambda notice: daemon.nursery.start_soon(reply, number, notice))
-        except FaultError as error:
-            body = error.fault
         except Exception as error:  # a mistake of ours must not take the daemon, and others' VEs, with it
-            body = Fault(FaultCode.INTERNAL, f"{type(error).__name__}: {error}")
+            body = fault_of(error)
         await reply(number, body)
 
     try:

@@ -9,17 +9,21 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import trio
 
 from agents import places
-from agents.engines.port import Coming, Engine, Tree
+from agents.engines.port import Coming, Dump, Engine, PagesApart, Tree
 from agents.handover.vocabulary import Act, PeerOrder
 from agents.peer import Peer
 from agents.transfer import channel, images
 from agents.transfer.channel import Channel
 from agents.transfer.file_copy import FileCopy
+from agents.transfer.memory import moving
+from agents.transfer.memory.moving import ComingMemory, LeavingMemory
+from agents.transfer.memory.port import RoundStats
 from migrator.wire.facts import Mode, Record, VeState
 from migrator.wire.faults import FaultCode, FaultError, fault_error
 from migrator.wire.messages import (
@@ -60,6 +64,7 @@ class Blackout:
     parts_s: dict[str, float] = field(default_factory=dict)
     image_bytes: int = 0
     file_bytes: int = 0
+    memory_bytes: int = 0
     criu_s: float = 0.0
 
 
@@ -71,6 +76,7 @@ class VeWorks:
         self._channel: Channel | None = None
         self._peer: Peer | None = None
         self._files: FileCopy | None = None
+        self._memory: LeavingMemory | None = None
         self._blackout = Blackout()
         self._reservation: Reserve | None = None
         self._manifest: dict[str, str] = {}
@@ -96,6 +102,8 @@ class VeWorks:
         engine, ve, migration = self._engine, self._ve, record.migration
         match act:
             case Act.PREPARE:
+                if isinstance(engine, PagesApart):
+                    await moving.complete(engine, ve)
                 await engine.fence(ve)
                 return Departing(await channel.make_key(migration))
             case Act.UNPREPARE:
@@ -114,6 +122,7 @@ class VeWorks:
                 await self._thaw(record)
             case Act.DISCARD:
                 await engine.discard(ve)
+                await self._close_memory()
             case Act.DESTROY:
                 if not record.keep:
                     await engine.destroy(ve)
@@ -131,8 +140,11 @@ class VeWorks:
                 await self._announce(record)
             case Act.DROP:
                 await engine.drop(ve)
+                await ComingMemory(migration).end()
                 _forget_target(migration)
             case Act.LIFT:
+                await ComingMemory(migration).filled()
+                await ComingMemory(migration).end()
                 await engine.unfence(ve)
                 _forget_target(migration)
         return None
@@ -143,17 +155,60 @@ class VeWorks:
         """One round while the VE runs. The first opens the channel and greets the other agent."""
         began_s = trio.current_time()
         if self._files is None or order.round == 1:
-            await self._close_files()
-            self._channel = channel.open_to(order.migration, order.address, order.port, order.host_keys)
-            self._files = FileCopy(self._channel, self._engine.trees(self._ve), order.places)
+            await self._open(order)
+        await self._peer_of(order.migration).greet()
+        memory: list[RoundStats | None] = []
+
+        async def memory_round() -> None:
+            assert self._memory is not None
+            share = order.bandwidth_bytes_per_s // 2
+            memory.append(await self._memory.round(share, self._tell_memory))
+
+        async with trio.open_nursery() as nursery:
+            if self._memory is not None:
+                nursery.start_soon(memory_round)
+            sent = await self._file_round(order)
+            files_s = trio.current_time() - began_s
+            if self._memory is not None and order.bandwidth_bytes_per_s:
+                await self._memory.limit(order.bandwidth_bytes_per_s)
+        copied = Copied(order.round, trio.current_time() - began_s, sent, files_s)
+        return self._with_memory(copied, memory[0] if memory else None)
+
+    def _tell_memory(self, done_bytes: int, total_bytes: int) -> None:
+        self.listener(Progress("memory", done_bytes, max(done_bytes, total_bytes)))
+
+    async def _open(self, order: PreCopy) -> None:
+        """The channel, and what copies over it; anew, whatever there was."""
+        await self._close_files()
+        await self._close_memory()
+        self._channel = channel.open_to(order.migration, order.address, order.port, order.host_keys)
+        self._files = FileCopy(self._channel, self._engine.trees(self._ve), order.places)
+        if isinstance(self._engine, PagesApart) and await self.look() is VeState.RUNNING:
+            self._memory = LeavingMemory(self._engine, self._ve, self._channel, order.memory_method)
+
+    async def _file_round(self, order: PreCopy) -> int:
+        assert self._files is not None
         total = await trio.to_thread.run_sync(_disk_bytes, self._files.trees) if order.round == 1 else 0
-        sent = await self._files.round(
-            bandwidth_bytes_per_s=order.bandwidth_bytes_per_s,
+        limit = order.bandwidth_bytes_per_s // (2 if self._memory is not None else 1)
+        return await self._files.round(
+            bandwidth_bytes_per_s=limit,
             moved=lambda done, rate: self.listener(Progress("files", done, max(total, done), rate)),
         )
-        files_s = trio.current_time() - began_s
-        await self._peer_of(order.migration).greet()
-        return Copied(order.round, trio.current_time() - began_s, sent, files_s, notes=tuple(self._files.notes))
+
+    def _with_memory(self, copied: Copied, memory: RoundStats | None) -> Copied:
+        assert self._files is not None
+        why_not = (self._memory.why_not,) if self._memory is not None and self._memory.why_not else ()
+        copied = replace(copied, notes=(*self._files.notes, *(memory.notes if memory else ()), *why_not))
+        if memory is None or self._memory is None:
+            return copied
+        rate = memory.dirty_bytes_per_s
+        return replace(
+            copied,
+            memory_bytes=memory.wire_bytes,
+            memory_s=memory.duration_s,
+            dirty_bytes_per_s=-1.0 if rate is None else rate,
+            memory_method=self._memory.method,
+        )
 
     async def _freeze(self, record: Record) -> None:
         if record.mode is Mode.LIVE:
@@ -175,12 +230,22 @@ class VeWorks:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._last_pass)
             if record.mode is Mode.LIVE:
-                began_s = trio.current_time()
-                dump = await self._engine.dump(self._ve, places.images(record.migration))
-                self._blackout.parts_s["checkpoint"] = trio.current_time() - began_s
+                dump = await self._checkpoint(places.images(record.migration))
                 self._blackout.parts_s["criu dump"] = dump.criu_s
                 self._blackout.criu_s += dump.criu_s
                 self._blackout.image_bytes = dump.bytes
+
+    async def _checkpoint(self, directory: Path) -> Dump:
+        """With the rest of the memory beside it, where that was sent ahead."""
+        began_s = trio.current_time()
+        if self._memory is not None and self._memory.method:
+            dump, parts = await self._memory.dump(directory)
+            self._blackout.parts_s |= parts.parts_s
+            self._blackout.memory_bytes = parts.bytes
+            return dump
+        dump = await self._engine.dump(self._ve, directory)
+        self._blackout.parts_s["checkpoint"] = trio.current_time() - began_s
+        return dump
 
     async def _last_pass(self) -> None:
         began_s = trio.current_time()
@@ -227,6 +292,7 @@ class VeWorks:
             dict(seen.parts_s),
             seen.image_bytes,
             seen.file_bytes,
+            seen.memory_bytes,
             criu_s=seen.criu_s,
             wire_s=seen.parts_s.get(str(Act.SEND), 0.0),
         )
@@ -243,8 +309,14 @@ class VeWorks:
             await self._files.close()
             self._files = None
 
+    async def _close_memory(self) -> None:
+        if self._memory is not None:
+            await self._memory.close()
+            self._memory = None
+
     async def _close(self, migration: str) -> None:
         await self._close_files()
+        await self._close_memory()
         if self._peer is not None:
             await self._peer.close()
             self._peer = None
@@ -263,6 +335,8 @@ class VeWorks:
         ve = order.ve or order.facts.ve
         trees = await self._engine.accept(Coming(order.facts, ve, order.mode, order.names))
         places.permit(order.migration, [tree.path for tree in trees])
+        if order.mode is Mode.LIVE and isinstance(self._engine, PagesApart):
+            await ComingMemory(order.migration).expect(order.image_bytes)
         gate = ("python3", "-I", sys.argv[0], "gate", order.migration)
         channel.permit(order.migration, order.public_key, order.key_expires_unix_s, gate)
         return Reserved(channel.host_keys(), {tree.name: str(tree.path) for tree in trees})
@@ -274,7 +348,10 @@ class VeWorks:
             return PeerHolds(trio.current_time() - began_s, 0.0)
         directory = places.images(record.migration)
         await trio.to_thread.run_sync(images.verify, directory, self._manifest)
-        hold = await self._engine.hold(self._ve, directory)
+        if isinstance(self._engine, PagesApart) and (directory / moving.SEAL).exists():
+            hold = await ComingMemory(record.migration).hold(self._engine, self._ve, directory)
+        else:
+            hold = await self._engine.hold(self._ve, directory)
         return PeerHolds(trio.current_time() - began_s, hold.criu_s)
 
     async def _run(self, record: Record) -> None:

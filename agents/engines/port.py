@@ -9,8 +9,9 @@ tool and carries the end of its log; an act that raises has left the VE as it wa
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from agents.shell import Ran
 from migrator.wire.facts import Mode, Objection, ToolFact, VeFacts, VeState
 
 
@@ -177,4 +178,48 @@ class Engine(Protocol):
 
     async def drop(self, ve: str) -> None:
         """Remove all that `accept`, `arrange` and `hold` made, whatever state that is in."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryAccess:
+    """Where the pages of a VE can be reached from outside."""
+
+    group: Path
+    """Its cgroup (v2): every process in it and below is the VE's, and no other."""
+    work: Path
+    """Where the checkpoint tool looks for `lazy-pages.socket` when it restores; exists."""
+
+
+class Run(Protocol):
+    """`agents.shell.run`, or something in its place."""
+
+    async def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        limit_s: float = 60.0,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        capture: bool = True,
+        family: bool = False,
+    ) -> Ran:
+        """Run a program to its end."""
+        ...
+
+
+@runtime_checkable
+class PagesApart(Protocol):
+    """An engine whose VEs' pages can move apart from the images: CRIU with lazy pages. Others need none of this."""
+
+    def memory(self, ve: str) -> MemoryAccess:
+        """Of a VE that runs here, or is to be restored here."""
+        ...
+
+    async def dump_by(self, ve: str, images: Path, run: Run) -> Dump:
+        """As `dump`, with the checkpoint tool started by `run`, which sees to it that pages sent already are left out."""
+        ...
+
+    async def hold_lazily(self, ve: str, images: Path) -> Hold:
+        """As `hold`; pages that are left out of `images` come from the socket in `MemoryAccess.work`."""
         ...

@@ -117,6 +117,8 @@ class PreCopy:
     bandwidth_bytes_per_s: int = 0
     """0: no limit."""
     round: int = 1
+    memory_method: str = ""
+    """How changes of memory are to be found (see Copied); empty: the best there is; `off`: not ahead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def prepare_dump(work: Path, group: Group) -> dict[str, str]:
     return environment
 
 
-def prepare_hold(work: Path, group: Group) -> dict[str, str]:
+def prepare_hold(work: Path, group: Group, *, lazily: bool = False) -> dict[str, str]:
     """Environment for the runtime's restore call, such that it ends with the VE frozen."""
     work.mkdir(parents=True, exist_ok=True)
     LEAF.mkdir(exist_ok=True)
@@ -59,7 +59,7 @@ def prepare_hold(work: Path, group: Group) -> dict[str, str]:
     )
     _script(work / "hold", hold)
     config = work / "hold.conf"
-    config.write_text(f"{COMMON}action-script {work}/hold\n")
+    config.write_text(f"{COMMON}action-script {work}/hold\n{'lazy-pages' if lazily else ''}\n")
     enter = f'echo 0 > {group.path}/cgroup.procs\nexec {_criu()} "$@"\n'
     return {"CRIU_CONFIG_FILE": str(config), "PATH": _first_on_path(work / "bin", enter)}
 

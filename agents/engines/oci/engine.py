@@ -19,7 +19,7 @@ from agents.engines.oci import criu, facts, fitness, repairs, tools
 from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
 from agents.engines.oci.cgroup import Group
 from agents.engines.oci.runtime import RUNTIMES, Runtime, last_words
-from agents.engines.port import Coming, Dump, Hold, Tree
+from agents.engines.port import Coming, Dump, Hold, MemoryAccess, Run, Tree
 from agents.network import announce, capture, links, settings
 from agents.network.capture import Capture
 from agents.shell import failed
@@ -166,6 +166,10 @@ class OciEngine:
             old.close()
 
     async def dump(self, ve: str, images: Path) -> Dump:
+        """All of it into the images."""
+        return await self.dump_by(ve, images, shell.run)
+
+    async def dump_by(self, ve: str, images: Path, run: Run) -> Dump:
         """CRIU finds the cgroup frozen, thaws it for its own work with every task stopped, and freezes it again."""
         group, work = Group(ve), _work(ve)
         if not group.frozen:
@@ -174,16 +178,16 @@ class OciEngine:
         images.mkdir(parents=True, mode=0o700)
         (work / "dump.log").unlink(missing_ok=True)
         try:
-            await self._checkpoint(ve, images, work)
+            await self._checkpoint(ve, images, work, run)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self._as_before_dump(group)
             raise
         return Dump(criu.duration_s(work / "dump.log"), sum(path.stat().st_size for path in images.iterdir()))
 
-    async def _checkpoint(self, ve: str, images: Path, work: Path) -> None:
+    async def _checkpoint(self, ve: str, images: Path, work: Path, run: Run) -> None:
         runtime, environment = Bundle(ve).runtime, criu.prepare_dump(work, Group(ve))
-        ran = await shell.run(
+        ran = await run(
             runtime.checkpoint(ve, work, images), env=environment, limit_s=CRIU_LIMIT_S, capture=False, family=True
         )
         if not ran.ok:
@@ -246,7 +250,20 @@ class OciEngine:
     async def arrange(self, ve: str) -> None:
         """A bundle needs no more than its files and its network, and has them."""
 
+    def memory(self, ve: str) -> MemoryAccess:
+        """Its cgroup, and the work directory of its CRIU."""
+        _work(ve).mkdir(parents=True, exist_ok=True)
+        return MemoryAccess(Group(ve).path, _work(ve))
+
     async def hold(self, ve: str, images: Path) -> Hold:
+        """From complete images."""
+        return await self._hold(ve, images, lazily=False)
+
+    async def hold_lazily(self, ve: str, images: Path) -> Hold:
+        """By CRIU's option lazy-pages."""
+        return await self._hold(ve, images, lazily=True)
+
+    async def _hold(self, ve: str, images: Path, *, lazily: bool) -> Hold:
         """Restore with CRIU's last step before letting go replaced by a freeze."""
         bundle, group, work = Bundle(ve), Group(ve), _work(ve)
         if group.populated and group.frozen:
@@ -258,7 +275,7 @@ class OciEngine:
         (work / "restore.log").unlink(missing_ok=True)
         ran = await shell.run(
             bundle.runtime.restore(ve, work, images),
-            env=criu.prepare_hold(work, group),
+            env=criu.prepare_hold(work, group, lazily=lazily),
             cwd=bundle.path,
             limit_s=CRIU_LIMIT_S,
             capture=False,

@@ -7,9 +7,12 @@ it writes a few instructions into the lowest executable mapping while it dumps, 
 time; too much would cost data, so an unknown name is not ours.
 """
 
+import contextlib
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from agents.transfer.memory.extents import PAGE_BYTES, Extents, normalised
 
@@ -61,6 +64,30 @@ def facts(pid: int, depth: int) -> ProcessFacts:
         locked=int(status.get("VmLck", "0 kB").split()[0]) > 0,
         shadow_stack="shstk" in status.get("x86_Thread_features", ""),
     )
+
+
+def members(group: Path) -> list[int]:
+    """Every process in a cgroup and below."""
+    found: list[int] = []
+    for directory, _, _ in os.walk(group):
+        with contextlib.suppress(FileNotFoundError):
+            found += [int(word) for word in Path(directory, "cgroup.procs").read_text().split()]
+    return found
+
+
+def init_of(pids: Iterable[int]) -> int:
+    """Which of the processes of a VE is its first: number 1 in the outermost of their PID namespaces. Raises Gone."""
+    found: list[tuple[int, int]] = []
+    for pid in pids:
+        try:
+            depth = namespace_depth(pid)
+            if facts(pid, depth).pid_in_ve == 1:
+                found.append((depth, pid))
+        except (Gone, OSError):
+            continue
+    if not found:
+        raise Gone("the VE has no process number 1 of its own")
+    return min(found)[1]
 
 
 def namespace_depth(init_pid: int) -> int:

@@ -16,7 +16,7 @@ from agents.transfer.memory.extents import Extents
 from agents.transfer.memory.missing import Missing
 from agents.transfer.memory.store import HeldSpace
 
-_NOTE = struct.Struct("=iiQQQ")
+_NOTE = struct.Struct("=iiQQQQ")
 NOTE_BYTES = _NOTE.size
 
 
@@ -50,16 +50,18 @@ class Note:
     first: int = 0
     second: int = 0
     third: int = 0
+    number: int = 0
+    """Of the event it tells of; it rises."""
 
     def pack(self) -> bytes:
         """As bytes, always `NOTE_BYTES` of them."""
-        return _NOTE.pack(self.kind, self.index, self.first, self.second, self.third)
+        return _NOTE.pack(self.kind, self.index, self.first, self.second, self.third, self.number)
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         """The inverse of `pack`."""
-        kind, index, first, second, third = _NOTE.unpack(data)
-        return cls(Kind(kind), index, first, second, third)
+        kind, *rest = _NOTE.unpack(data)
+        return cls(Kind(kind), *rest)
 
 
 @dataclass(slots=True)

@@ -6,8 +6,8 @@ guardian holds a second descriptor of each userfaultfd, and the store; each work
 
 * The worker ends: the guardian forks another, which goes on from what the guardian was told.
 * The guardian ends: the worker becomes guardian itself, and forks a worker.
-* The worker ends between taking an event from the kernel and telling it (microseconds), or again and again: the guardian
-  freezes the VE's cgroup, keeps all descriptors open, and says so. Nothing reads a wrong byte.
+* The worker ends between taking a fork's event from the kernel and telling it (microseconds: the child's descriptor is lost
+  with it), or again and again: the guardian freezes the VE's cgroup, keeps all other descriptors open, and says so.
 
 Both killed in one instant is the case left; the agent sees that nobody answers and reports it.
 """
@@ -39,11 +39,13 @@ class Guardian:
         self, pages: PagesSocket, filling: Filling, group: Path | None, forked: Callable[[], None] = lambda: None
     ) -> None:
         """``group``: the VE's cgroup, frozen when its memory cannot be completed. ``forked``: run first in a worker."""
-        self._pages, self.filling, self._group, self._forked = pages, filling, group, forked
+        self._pages, self.filling, self.group, self._forked = pages, filling, group, forked
         self.figures = Figures()
         self.broken = ""
         """Why the memory cannot be completed; empty as long as it can."""
         self._worker = self._workers = 0
+        self._heard = 0
+        """The number of the last event the worker told of."""
         self.notes: socket.socket | None = None
         """What the worker says; to be watched for reading."""
 
@@ -77,7 +79,9 @@ class Guardian:
         assert self.notes is not None
         data, fds, _, _ = socket.recv_fds(self.notes, NOTE_BYTES, 1)
         if data:
-            self.filling.apply(Note.unpack(data), fds[0] if fds else -1)
+            note = Note.unpack(data)
+            self.filling.apply(note, fds[0] if fds else -1)
+            self._heard = max(self._heard, note.number)
             if self.filling.filled:
                 self.notes.send(b"k")
             return
@@ -109,17 +113,28 @@ class Guardian:
             self.end()
         elif code == _REFUSED:
             self.broken = "the restore ended before all processes were there"
-        elif self.figures.hearing:
-            self._give_up("the worker ended while it took an event from the kernel")
+        elif why := self._not_told():
+            self._give_up(why)
         elif self._workers >= WORKERS_MAX:
             self._give_up(f"{self._workers} workers ended one after the other, the last with {code}")
         else:
             self.start()
 
+    def _not_told(self) -> str:
+        """Take in what the worker had taken from the kernel and not told; why that cannot be done, if it cannot."""
+        event = self.figures.event()
+        if event is not None and event.number > self._heard and (note := event.note):
+            if note.kind is Kind.FORK:
+                return "the worker ended while it took up a process that was just forked"
+            self.filling.apply(note)
+        self.figures.dealt_with()
+        lost = self.figures.hearing_restore and not self.filling.restored
+        return "the worker ended while it heard CRIU's restore" if lost else ""
+
     def _give_up(self, why: str) -> None:
         self.broken = f"{why}; up to {self.filling.missing_bytes >> 20} MiB are missing, the VE stands still"
-        if self._group is not None:
-            (self._group / "cgroup.freeze").write_text("1")
+        if self.group is not None:
+            (self.group / "cgroup.freeze").write_text("1")
 
     def _work(self, guardian: socket.socket) -> None:
         """In the worker: to the end of the process; returns only when the guardian has gone."""

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import trio
 
 from agents import places, shell
+from agents.engines.port import Run
 from agents.shell import Ran, failed
 from agents.transfer.memory.keeper import Phase, State
 from agents.transfer.memory.port import RoundStats
 from agents.transfer.memory.sender import Kind, Look, Task
-from agents.transfer.memory.veil import environment
 from migrator.wire.faults import FaultCode, FaultError, fault_error
 
 T = TypeVar("T")
@@ -143,33 +143,42 @@ class VeiledRun:
         self._process = process
 
     @classmethod
-    async def start(cls, argv: Sequence[str] = ()) -> "VeiledRun":
-        """Waits from then on; costs nothing but its memory."""
-        return cls(await _open(argv or program("veil"), stderr=subprocess.STDOUT))
-
-    async def run(
-        self,
-        argv: Sequence[str],
-        *,
-        look: Look,
-        criu_version: tuple[int, int],
-        env: Mapping[str, str],
-        limit_s: float,
-    ) -> Ran:
-        """Run `argv` to its end under the veil; its output of both kinds is in `stderr`."""
-        order = {"argv": list(argv), "environment": {**env, **environment(criu_version)}, "veils": look.veils}
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+    async def start(cls, directory: Path) -> "VeiledRun":
+        """Waits from then on, and costs nothing but its memory; `directory` is for its files. Raises NotSendable."""
+        process = await _open(program("veil", str(directory)), stderr=subprocess.STDOUT)
+        assert process.stdout is not None
         said = bytearray()
-        with trio.move_on_after(limit_s):
-            await self._process.stdin.send_all(json.dumps(order).encode() + b"\n")
-            await self._process.stdin.aclose()
-            async for data in self._process.stdout:
-                said += data
-            status = await self._process.wait()
-            return Ran(tuple(argv), status if status >= 0 else None, "", said.decode(errors="replace"))
-        await self.end()
-        return Ran(tuple(argv), None, "", f"gave up after {limit_s:g} s")
+        while not said.endswith(b"\n") and (data := await process.stdout.receive_some()):
+            said += data
+        if said != b"\n":
+            process.kill()
+            await process.wait()
+            raise NotSendable(f"CRIU cannot be made to leave pages out: {said.decode(errors='replace').strip()[-300:]}")
+        return cls(process)
+
+    def over(self, look: Look) -> Run:
+        """Runs one program, in place of `shell.run`, to which these pagemaps are covered; its words are in `stderr`."""
+
+        async def run(
+            argv: Sequence[str],
+            *,
+            limit_s: float = 60.0,
+            env: Mapping[str, str] | None = None,
+            cwd: Path | None = None,
+            capture: bool = True,
+            family: bool = False,
+        ) -> Ran:
+            del capture, family  # what it says is always heard, and it has led a session from the start
+            order = {
+                "argv": list(argv),
+                "environment": dict(env or {}),
+                "directory": str(cwd or ""),
+                "veils": look.veils,
+            }
+            ran = await shell.finish(self._process, json.dumps(order).encode() + b"\n", limit_s=limit_s)
+            return Ran(tuple(argv), ran.status, "", ran.stdout)
+
+        return run
 
     async def end(self) -> None:
         """It waits no longer. May be called again."""
@@ -210,6 +219,14 @@ class MemoryKeeper:
         if state.phase is not Phase.SERVING:
             raise _corrupt(f"the memory here cannot be restored: {state.why or state.phase}")
 
+    async def restored(self) -> None:
+        """After the restore: its end was heard, and every page will come. Raises FaultError(CORRUPT)."""
+        state = await self.state()
+        if state is not None and state.phase is Phase.SERVING and not state.restored:
+            state = await self._wait("restored")
+        if state is None or state.phase not in {Phase.SERVING, Phase.FILLED}:
+            raise _corrupt(f"the memory of the restored VE cannot be completed: {state.why if state else 'no keeper'}")
+
     async def filled(self) -> State | None:
         """Returns when the VE waits for no page any more; None: there never was a keeper.
 
@@ -219,7 +236,7 @@ class MemoryKeeper:
         if state is None and not self._log.exists():
             return None
         while state is not None and state.phase is Phase.SERVING:
-            state = await self._wait()
+            state = await self._wait("filled")
         if state is None or state.phase is Phase.BROKEN:
             why = state.why if state else "the memory keeper and its guardian were killed while pages were missing"
             raise _corrupt(f"the VE's memory here is not complete: {why}; see {self._log}")
@@ -233,9 +250,9 @@ class MemoryKeeper:
             self.path.unlink(missing_ok=True)
         self._log.unlink(missing_ok=True)
 
-    async def _wait(self) -> State | None:
+    async def _wait(self, until: str) -> State | None:
         try:
-            return await self._ask({"do": "filled"}, FILL_LIMIT_S)
+            return await self._ask({"do": until}, FILL_LIMIT_S)
         except (OSError, trio.BrokenResourceError):
             return await self.state()  # the guardian ended; whoever took over answers
 

@@ -5,6 +5,7 @@ It listens on a root-only socket. Each connection begins with one line of JSON, 
     {"do": "stream"} with two descriptors: take the pages in from the first, answer on the second; closed when it ends
     {"do": "state"}                                  what is here now (`State`)
     {"do": "serve", "work", "images", "group"}       the restore may begin: its lazy pages are served in `work`
+    {"do": "restored"}                               answered when the restore has ended, well or not
     {"do": "filled"}                                 answered when the VE waits for no page any more, or never will
     {"do": "end"}                                    answered, then all is given back and the process ends
 
@@ -57,6 +58,10 @@ class State:
     faults: int = 0
     pid: int = 0
     worker: int = 0
+    group: str = ""
+    """The cgroup of the VE that is served."""
+    restored: bool = False
+    """All its processes are there, and their memory is being filled or is."""
 
 
 class KeeperProcess:
@@ -81,7 +86,7 @@ class KeeperProcess:
         """Whoever waits for the memory to be filled."""
         self._next: tuple[socket.socket, int, int] | None = None
         """A stream that came while another was taken in."""
-        self._ended = False
+        self._ended = self._restored = False
         self._selector = selectors.DefaultSelector()
         self._pid = 0
         self._set_up()
@@ -109,6 +114,8 @@ class KeeperProcess:
             guardian.figures.faults if guardian else 0,
             os.getpid(),
             guardian.worker if guardian else 0,
+            str(guardian.group or "") if guardian else "",
+            bool(guardian and guardian.filling.restored),
         )
 
     # --- processes -------------------------------------------------------------------------------
@@ -153,11 +160,17 @@ class KeeperProcess:
         if notes.fileno() < 0:
             self._forget(notes, fd)
             self._watch_worker()
+        elif guardian.filling.restored and not self._restored:
+            self._restored = True
+            self._tell_patient()  # whoever waits for more asks again
 
     def _settle(self, phase: Phase, why: str) -> None:
         self._phase, self._why = phase, why
         if phase is Phase.FILLED and self._store is not None:
             self._store.give_back()
+        self._tell_patient()
+
+    def _tell_patient(self) -> None:
         for connection in list(self._patient):
             self._say(connection, self.state())
         self._patient.clear()
@@ -191,6 +204,8 @@ class KeeperProcess:
                 if os.getpid() == self._pid:
                     self._say(connection, self.state())
             case "filled" if self._phase is Phase.SERVING:
+                self._patient.add(connection)
+            case "restored" if self._phase is Phase.SERVING and not self.state().restored:
                 self._patient.add(connection)
             case "end":
                 self._ended = True

@@ -19,6 +19,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from agents.transfer.memory import images, kernel
@@ -42,20 +43,67 @@ Tell = Callable[[Note, int], None]
 """Tells the guardian what happened, with a descriptor (-1: none), before it is acted on."""
 
 
-class Figures:
-    """What is seen of the worker from outside its process, in memory shared with it."""
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a userfaultfd: its kind, whose it is, its own number, and what it says."""
 
-    def __init__(self) -> None:
-        self._words = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+    kind: int
+    index: int
+    number: int
+    first: int
+    second: int
+    third: int
 
     @property
-    def hearing(self) -> bool:
-        """An event is being taken from the kernel, and the guardian was not told of it yet."""
+    def note(self) -> Note | None:
+        """As the guardian must know it; None: it need not. A fork's descriptor is `first`."""
+        match self.kind:
+            case Kind.FORK:
+                return Note(Kind.FORK, self.index, number=self.number)
+            case Kind.REMAP:
+                return Note(Kind.REMAP, self.index, self.first, self.second, self.third, self.number)
+            case Kind.REMOVE | Kind.UNMAP:
+                return Note(Kind(self.kind), self.index, self.first, self.second, number=self.number)
+            case _:
+                return None
+
+
+class Figures:
+    """What is seen of the worker from outside its process, in memory shared with it.
+
+    Events of the kernel are read straight into it: one that was taken and not told yet is found there by who comes after.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = memoryview(mmap.mmap(-1, mmap.PAGESIZE))
+        self._words = self._bytes.cast("Q")
+
+    @property
+    def hearing_restore(self) -> bool:
+        """A message of CRIU's restore is being taken, and the guardian was not told of it yet."""
         return bool(self._words[0])
 
-    @hearing.setter
-    def hearing(self, on: bool) -> None:
+    @hearing_restore.setter
+    def hearing_restore(self, on: bool) -> None:
         self._words[0] = int(on)
+
+    def take_event(self, uffd: int, index: int) -> None:
+        """Take one event of the process in this place of the list. Raises BlockingIOError when there is none."""
+        self._words[8] = 0
+        self._words[12] = index
+        self._words[13] += 1
+        os.readv(uffd, [self._bytes[64 : 64 + _EVENT_BYTES]])
+
+    def event(self) -> Event | None:
+        """The event taken last, as long as it has not been dealt with."""
+        kind = self._bytes[64]
+        if not kind:
+            return None
+        return Event(kind, self._words[12], self._words[13], self._words[9], self._words[10], self._words[11])
+
+    def dealt_with(self) -> None:
+        """The event was told, or needs no telling."""
+        self._words[8] = 0
 
     @property
     def placed_bytes(self) -> int:
@@ -164,12 +212,12 @@ class LazyServer:
 
     def _hear_restore(self) -> None:
         """One message of CRIU's; what is read of it must be told before we may end."""
-        self._figures.hearing = True
+        self._figures.hearing_restore = True
         try:
             with socket.socket(fileno=os.dup(self._filling.connection)) as connection:
                 self._hear_message(connection)
         finally:
-            self._figures.hearing = False
+            self._figures.hearing_restore = False
 
     def _hear_message(self, connection: socket.socket) -> None:
         word = connection.recv(4, socket.MSG_WAITALL)
@@ -194,28 +242,21 @@ class LazyServer:
 
     def _hear_event(self, index: int, space: Space) -> bool:
         """Take one event from the kernel; False: there is none."""
-        self._figures.hearing = True
         try:
-            event = os.read(space.uffd, _EVENT_BYTES)
+            self._figures.take_event(space.uffd, index)
         except BlockingIOError:
             return False
-        else:
-            kind = event[0]
-            first, second, third = struct.unpack_from("=3Q", event, 8)
-            if kind == _PAGEFAULT:
-                self._figures.faulted()
-                space.waiting.add(second & ~(PAGE_BYTES - 1))
-            elif kind == Kind.FORK:
-                self._happened(Note(Kind.FORK, index), first & 0xFFFFFFFF)
-            elif kind == Kind.REMAP:
-                self._happened(Note(Kind.REMAP, index, first, second, third))
-            elif kind in {Kind.REMOVE, Kind.UNMAP}:
-                self._happened(Note(Kind(kind), index, first, second))
-                if kind == Kind.REMOVE:
-                    _let_go(space, first, second)
-            return True
-        finally:
-            self._figures.hearing = False
+        event = self._figures.event()
+        assert event is not None
+        if event.kind == _PAGEFAULT:
+            self._figures.faulted()
+            space.waiting.add(event.second & ~(PAGE_BYTES - 1))
+        elif note := event.note:
+            self._happened(note, event.first & 0xFFFFFFFF if note.kind is Kind.FORK else -1)
+            if note.kind is Kind.REMOVE:
+                _let_go(space, note.first, note.second)
+        self._figures.dealt_with()
+        return True
 
     def _answer(self, space: Space, page: int) -> None:
         """Give the page somebody waits for, and its neighbours."""

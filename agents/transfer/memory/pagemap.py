@@ -8,6 +8,7 @@ import errno
 import os
 import re
 from collections.abc import Sequence
+from functools import cache
 
 from agents.transfer.memory import kernel
 from agents.transfer.memory.extents import PAGE_BYTES, Extent, Extents, normalised
@@ -56,6 +57,18 @@ class Pagemap:
         """Pages with content whose mapping is under tracking."""
         return self._scan(spans, kernel.PAGE_IS_WPALLOWED, protect=False)
 
+    def guards(self, spans: Sequence[Extent]) -> Extents:
+        """Where there are no pages but guards (MADV_GUARD_INSTALL); nothing on kernels without them."""
+        if not _guards_known():
+            return []
+        found = (
+            kernel.scan_pagemap(
+                self._fd, span, inverted=0, mask=kernel.PAGE_IS_GUARD, anyof=0, returned=kernel.PAGE_IS_GUARD
+            )
+            for span in spans
+        )
+        return normalised((start, end) for one in found for start, end, _ in one)
+
     def raw(self, span: Extent) -> bytes:
         """The entries of the span as the kernel gives them, for a reader that expects this very format."""
         start, end = span
@@ -70,14 +83,15 @@ class Pagemap:
         return b"".join(parts)
 
     def _scan(self, spans: Sequence[Extent], mask: int, *, protect: bool, inverted: int = 0) -> Extents:
+        nothing = kernel.PAGE_IS_PFNZERO | (kernel.PAGE_IS_GUARD if _guards_known() else 0)
         return normalised(
             (start, end)
             for span in spans
             for start, end, _ in kernel.scan_pagemap(
                 self._fd,
                 span,
-                inverted=inverted | kernel.PAGE_IS_PFNZERO,
-                mask=mask | kernel.PAGE_IS_PFNZERO,
+                inverted=inverted | nothing,
+                mask=mask | nothing,
                 anyof=_SOMETHING,
                 returned=_SOMETHING,
                 protect=protect,
@@ -101,4 +115,22 @@ def scan_works() -> bool:
             own.tracked([(PAGE_BYTES, 2 * PAGE_BYTES)])
     except OSError:
         return False
+    return True
+
+
+@cache
+def _guards_known() -> bool:
+    """Whether this kernel tells guards apart (Linux 6.15)."""
+    with Pagemap(os.getpid()) as own:
+        try:
+            kernel.scan_pagemap(
+                own._fd,
+                (PAGE_BYTES, 2 * PAGE_BYTES),
+                inverted=0,
+                mask=kernel.PAGE_IS_GUARD,
+                anyof=0,
+                returned=kernel.PAGE_IS_GUARD,
+            )
+        except OSError:
+            return False
     return True

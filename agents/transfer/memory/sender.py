@@ -23,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from agents.transfer.memory import streams, veil
+from agents.transfer.memory import areas, streams, veil
 from agents.transfer.memory.areas import Gone
 from agents.transfer.memory.frames import Corrupt
 from agents.transfer.memory.port import MemoryRefused, Method, RoundStats
@@ -59,10 +59,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the frozen VE has still to send, and the files that stand for its pagemaps (path, what it covers)."""
+    """Of the frozen VE: what is still to be sent, and the files that stand for its pagemaps (path, what it covers)."""
 
     changed_bytes: int
     veils: tuple[tuple[str, str], ...]
+    guards: tuple[tuple[int, tuple[tuple[int, int], ...]], ...] = ()
+    """By process id in the VE: ranges that hold guards, which CRIU does not see behind the veil."""
 
 
 class SenderProcess:
@@ -98,7 +100,10 @@ class SenderProcess:
             except (MemoryRefused, Gone) as error:
                 self._say("not", {"kind": Kind.REFUSED, "why": str(error)})
             except (Corrupt, OSError) as error:
-                self._say("not", {"kind": Kind.LOST, "why": f"{error}{self._last_words()}"})
+                if refusal := self._session.refusal():
+                    self._say("not", {"kind": Kind.REFUSED, "why": refusal})
+                else:
+                    self._say("not", {"kind": Kind.LOST, "why": f"{error}{self._last_words()}"})
         self._session.undo()
         self._ssh.kill()
 
@@ -119,8 +124,14 @@ class SenderProcess:
 
     def _last(self, directory: Path) -> None:
         look = self._session.last_look()
-        veils = [veil.cover(process, directory)[0] for process in look.processes]
-        self._say("look", asdict(Look(look.changed_bytes, tuple((each.path, each.covers) for each in veils))))
+        covers = [veil.cover(process, directory) for process in look.processes]
+        guards = [
+            (process.pid_in_ve, each.guards)
+            for process, each in zip(look.processes, covers, strict=True)
+            if each.guards
+        ]
+        veils = tuple((each.path, each.covers) for each in covers)
+        self._say("look", asdict(Look(look.changed_bytes, veils, tuple(guards))))
         stats: RoundStats = self._session.send_last(look)
         self._say("sent", {"seal": self._session.seal, **asdict(stats)})
 
@@ -129,10 +140,7 @@ class SenderProcess:
             self._say("moving", {"done_bytes": self._session.done_bytes, "total_bytes": self._session.total_bytes})
 
     def _processes(self) -> Sequence[int]:
-        found: list[int] = []
-        for directory, _, _ in os.walk(self._task.group):
-            found += [int(word) for word in Path(directory, "cgroup.procs").read_text().split()]
-        return found
+        return areas.members(Path(self._task.group))
 
     def _listen(self) -> None:
         for line in sys.stdin:

@@ -251,6 +251,15 @@ class SourceSession:
             raise MemoryRefused(f"the target does not hold what the source sent: {said.get('why', 'no reason given')}")
         self.seal = seal_of(payload)
 
+    def refusal(self) -> str:
+        """After the stream broke: why the target refused it, if that is what happened."""
+        try:
+            frame = self._answers.next()
+            said = json.loads(bytes(frame.payload)) if frame is not None else {}
+        except (Corrupt, OSError, ValueError):
+            return ""
+        return str(said.get("why", "")) if isinstance(said, dict) else ""
+
     def _answer(self) -> bytes:
         frame = self._answers.next()
         if frame is None or frame.kind is not Kind.ANSWER:

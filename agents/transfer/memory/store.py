@@ -8,6 +8,7 @@ The rule kept here: nothing is given out before the seal, and the seal is refuse
 equals the source's, space by space.
 """
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -55,10 +56,15 @@ class PageStore:
         """Names the sealed content (`source.seal_of`); the source names it in the images it sends."""
 
     def receive(self) -> bool:
-        while (frame := self._frames.next()) is not None:
-            self._take(frame)
-            if self.sealed:
-                return True
+        try:
+            while (frame := self._frames.next()) is not None:
+                self._take(frame)
+                if self.sealed:
+                    return True
+        except MemoryRefused as error:
+            with contextlib.suppress(OSError):
+                write_frame(self._write, Kind.ANSWER, payload=json.dumps({"sealed": False, "why": str(error)}).encode())
+            raise
         return False
 
     @property

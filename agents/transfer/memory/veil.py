@@ -9,23 +9,26 @@ VE's memory. The VE and the host's own mounts are not touched; when the dump's p
 Why it is exact: a page that CRIU does not see is one that ``areas`` calls ours, and the page store's set must equal
 what the frozen source counted, or the target refuses to restore (``store``, ``lazy``).
 
-CRIU prefers the ``PAGEMAP_SCAN`` ioctl where the kernel has it, which a plain file cannot answer; its own test switch
-``CRIU_FAULT=135`` (CRIU 4.0 and later; "don't use PAGEMAP_SCAN") makes it read the file. An older CRIU reads the file
-anyway, and refuses numbers it does not know: ``environment`` says which is wanted.
+CRIU prefers the ``PAGEMAP_SCAN`` ioctl where the kernel has it, which a plain file cannot answer. Whether the kernel has it CRIU
+looks up in a file of what it found out earlier, ``/run/criu.kdat``. So the dump is shown another one, which CRIU itself wrote
+a moment before while the ioctl was denied to it: with that it reads the pagemap as files, as on older kernels.
+What it does not see that way (guards of MADV_GUARD_INSTALL) is noted in the images afterwards (``images.add_guards``).
 """
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from agents.transfer.memory import areas as process_areas
 from agents.transfer.memory import kernel
-from agents.transfer.memory.extents import PAGE_BYTES, Extent, Extents, intersect, normalised, subtract
-from agents.transfer.memory.pagemap import ENTRY_BYTES, Pagemap, scan_works
+from agents.transfer.memory.extents import PAGE_BYTES, Extent, intersect, normalised, subtract, union
+from agents.transfer.memory.pagemap import ENTRY_BYTES, Pagemap
 
+KDAT = Path("/run/criu.kdat")
+"""What CRIU knows of the kernel it runs on; written by the first CRIU of a boot."""
 _ADDRESS_END = 1 << 47
 _MS_SLAVE = 1 << 19
 
@@ -36,29 +39,26 @@ class Veiled:
 
     path: str
     covers: str
+    guards: tuple[Extent, ...] = ()
+    """Where the process has guards, which the file does not tell."""
 
 
-def environment(criu_version: tuple[int, int]) -> Mapping[str, str]:
-    """What the dump's environment needs besides, so that CRIU reads the file."""
-    return {"CRIU_FAULT": "135"} if criu_version >= (4, 0) and scan_works() else {}
-
-
-def cover(process: process_areas.ProcessFacts, directory: Path) -> tuple[Veiled, Extents]:
-    """Write the file for one *frozen* process; also returns the address ranges that it hides.
+def cover(process: process_areas.ProcessFacts, directory: Path) -> Veiled:
+    """Write the file for one *frozen* process.
 
     ``directory`` must be on a file system with sparse files of 256 GiB (tmpfs).
     """
     everything = process_areas.areas(process)
     mine = normalised((area.start, area.end) for area in everything if area.ours)
     stacks = process_areas.stack_pages(process.pid)
-    hidden = subtract(mine, stacks)
     shown = [(area.start, area.end) for area in everything if not area.ours and area.end <= _ADDRESS_END]
     path = directory / f"pagemap-{process.pid}"
     with Pagemap(process.pid) as true, path.open("wb") as file:
         file.truncate(_ADDRESS_END // PAGE_BYTES * ENTRY_BYTES)
-        for span in (*shown, *intersect(stacks, mine)):
+        guards = true.guards([(area.start, area.end) for area in everything if area.end <= _ADDRESS_END])
+        for span in subtract(union(shown, intersect(stacks, mine)), guards):
             _copy(true, span, file.fileno())
-    return Veiled(str(path), f"/proc/{process.pid}/pagemap"), hidden
+    return Veiled(str(path), f"/proc/{process.pid}/pagemap", tuple(guards))
 
 
 def _copy(true: Pagemap, span: Extent, file: int) -> None:
@@ -67,22 +67,61 @@ def _copy(true: Pagemap, span: Extent, file: int) -> None:
         os.pwrite(file, entries, span[0] // PAGE_BYTES * ENTRY_BYTES)
 
 
-def main() -> None:
+def main(directory: Path) -> None:
     """A process that waits, in a mount namespace of its own, to become the dump: started before the freeze.
 
-    One line of JSON on its standard input says which pagemaps to cover (`veils`), the environment, the directory and
-    the `argv` it then becomes: same process id, same output. Without a line it ends.
+    It says one line when it is ready: empty, or why it cannot. One line of JSON on its standard input then says which
+    pagemaps to cover (`veils`), the environment, the directory and the `argv` it becomes: same process id, same output.
+    Without a line it ends. `directory` is for its files.
     """
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount("none", "/", kernel.MS_REC | _MS_SLAVE)
+    told, found = os.dup(1), ""
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        _hide_scan(directory)
+    except OSError as error:
+        found = str(error)
+    os.write(told, found.encode() + b"\n")
+    os.close(told)
     line = sys.stdin.buffer.readline()
     if not line:
         return
     order = json.loads(line)
     for source, target in order["veils"]:
         kernel.mount(source, target, kernel.MS_BIND)
-    null = os.open(os.devnull, os.O_RDONLY)
+    if order["directory"]:
+        os.chdir(order["directory"])
     os.dup2(null, 0)
     os.environ.update(order["environment"])
     argv = order["argv"]
     os.execvp(argv[0], argv)
+
+
+def _hide_scan(directory: Path) -> None:
+    """Let CRIU find out in this namespace, as far as PAGEMAP_SCAN goes, what it would on an older kernel."""
+    run = directory / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir(parents=True)
+    if not (child := os.fork()):
+        _find_out(run)
+    os.waitpid(child, 0)
+    learnt = run / KDAT.name
+    if not learnt.exists():
+        raise OSError(f"criu check wrote no {KDAT}")
+    KDAT.touch()
+    kernel.mount(str(learnt), str(KDAT), kernel.MS_BIND)
+
+
+def _find_out(run: Path) -> None:
+    """In a process of its own: `criu check`, whose /run is `run`, without PAGEMAP_SCAN."""
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(null, number)
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount(str(run), str(KDAT.parent), kernel.MS_BIND)
+        kernel.refuse_pagemap_scan()
+        os.execvp("criu", ["criu", "check"])
+    finally:
+        os._exit(127)

@@ -1,6 +1,6 @@
 /* A program that does one kind of thing to its memory all the time, to be caught in the act.
  *
- * churn MODE SEED FILE: calm (hardly anything), plain, forks, threads, mremap, munmap, dontneed, shared, file, none, stack, huge, exec, locked,
+ * churn MODE SEED FILE: calm (hardly anything), plain, forks, threads, mremap, munmap, dontneed, shared, file, none, guard, stack, huge, exec, locked,
  * free, code. Says "ready" when it has begun. Every mode also writes scattered pages of a private mapping, some with zeros.
  */
 #define _GNU_SOURCE
@@ -96,6 +96,9 @@ int main(int count, char **word) {
 			mprotect(base + at * PAGE, 64 * PAGE, PROT_NONE); usleep(300);
 			if (any() % 4) mprotect(base + at * PAGE, 64 * PAGE, PROT_READ | PROT_WRITE);
 			else { some(aside, 1024, 4); usleep(300); mprotect(base + at * PAGE, 64 * PAGE, PROT_READ | PROT_WRITE); }
+		} else if (!strcmp(mode, "guard")) {	/* MADV_GUARD_INSTALL, MADV_GUARD_REMOVE; older kernels refuse them */
+			madvise(aside + page * PAGE, 16 * PAGE, 102); usleep(300);
+			if (any() % 2) { madvise(aside + page * PAGE, 16 * PAGE, 103); some(aside + page * PAGE, 16, 4); }
 		} else if (!strcmp(mode, "stack")) {
 			deep(any() % 200);
 		} else if (!strcmp(mode, "huge")) {

@@ -4,12 +4,13 @@ import os
 import select
 import signal
 import subprocess
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from agents.transfer.memory.filling import Filling
+from agents.transfer.memory.filling import Filling, Kind
 from agents.transfer.memory.guardian import Guardian
 from agents.transfer.memory.lazy import PagesSocket
 from agents.transfer.memory.store import ADDRESS_END, HeldSpace
@@ -81,11 +82,14 @@ class Restore:
         pages.listener.close()
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "restored\n"
+        while self.words()[3] == "waiting":
+            pass
 
     def words(self) -> list[str]:
         """What the guardian said last: its process id, its worker's, how much is placed, its state."""
         self._said = os.read(self.told, 4096).decode().splitlines()
-        return self._said[-1].split() if self._said else []
+        self.last = self._said[-1].split() if self._said else []
+        return self.last
 
     def outcome(self) -> str:
         """What the process found in the end."""
@@ -108,11 +112,7 @@ def _guard(guardian: Guardian, tell: int) -> None:
     """What the keeper's loop does with a guardian; says how it stands whenever something happened."""
     guardian.start()
     while True:
-        state = (
-            (guardian.broken and "broken")
-            or (guardian.filling.filled and not guardian.worker and "filled")
-            or "at work"
-        )
+        state = _state(guardian)
         os.write(tell, f"{os.getpid()} {guardian.worker} {guardian.figures.placed_bytes} {state}\n".encode())
         if state == "filled":
             os._exit(0)
@@ -121,9 +121,17 @@ def _guard(guardian: Guardian, tell: int) -> None:
         guardian.hear()
 
 
+def _state(guardian: Guardian) -> str:
+    if guardian.broken:
+        return "broken"
+    if guardian.filling.filled and not guardian.worker:
+        return "filled"
+    return "filling" if guardian.filling.restored else "waiting"
+
+
 def kill_worker(restore: Restore) -> None:
     """The worker, by the number the guardian told last."""
-    os.kill(int(restore.words()[1]), signal.SIGKILL)
+    os.kill(int(restore.last[1]), signal.SIGKILL)
 
 
 def kill_guardian(restore: Restore) -> None:
@@ -161,7 +169,7 @@ def test_without_anybody_the_kernel_gives_zeros(held: HeldSpace, restored: Path,
     """What all this is for: when guardian and worker end in one instant, the process reads wrong pages. So the test can fail."""
     restore = Restore(held, restored, tmp_path, 1)
     try:
-        worker = int(restore.words()[1])
+        worker = int(restore.last[1])
         for pid in (restore.guardian, worker):
             os.kill(pid, signal.SIGSTOP)
         for pid in (restore.guardian, worker):
@@ -172,16 +180,16 @@ def test_without_anybody_the_kernel_gives_zeros(held: HeldSpace, restored: Path,
 
 
 def test_lost_event_freezes_the_ve(held: HeldSpace, restored: Path, tmp_path: Path) -> None:
-    """A worker that dies while it takes an event cannot be replaced: the VE is frozen, and told to be incomplete."""
+    """A worker that dies while it takes what nobody can get again: the VE is frozen, and told to be incomplete."""
     group = tmp_path / "group"
     group.mkdir()
     restore = Restore(held, restored, tmp_path, 1, group)
     try:
-        worker = int(restore.words()[1])
+        worker = int(restore.last[1])
         os.kill(worker, signal.SIGSTOP)
-        restore.figures.hearing = True
+        restore.figures._words[8:14] = memoryview(array("Q", [Kind.FORK, 0, 0, 0, 0, 1 << 40]))
         os.kill(worker, signal.SIGKILL)
-        while (words := restore.words())[-1] == "work":
+        while (words := restore.words())[-1] == "filling":
             pass
         assert words[-1] == "broken"
         assert (group / "cgroup.freeze").read_text() == "1"

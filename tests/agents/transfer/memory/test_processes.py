@@ -127,7 +127,7 @@ async def test_cap(hosts: Hosts, ve: Ve, churn: Path) -> None:
     ve.start(str(churn), "calm", "1", "x")
     await hosts.keeper.start(1 << 20)
     sender = await MemorySender.start(hosts.task(ve))
-    with pytest.raises(FaultError):
+    with pytest.raises(NotSendable, match="exceeds the 1 MiB"):
         await sender.round()
     await sender.end()
 

@@ -1,0 +1,182 @@
+"""The memory of one VE from source to target, as the acts of a hand-over need it: what `works` calls on each side.
+
+Rules: images whose pages were sent apart carry a file that names the seal, and are restored with exactly the memory of that
+seal or not at all. A memory that cannot be sent ahead goes into the images, in the blackout, and the report says why.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from agents import places
+from agents.engines.port import Dump, Hold, MemoryAccess, PagesApart
+from agents.transfer.channel import Channel
+from agents.transfer.memory import areas
+from agents.transfer.memory import images as image_files
+from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendable, VeiledRun
+from agents.transfer.memory.keeper import Phase
+from agents.transfer.memory.port import RoundStats
+from agents.transfer.memory.sender import Task
+from migrator.wire.faults import FaultCode, fault_error
+
+SEAL = "memory.seal"
+"""Beside the images: the name of the memory that belongs to them."""
+SHADOW_SHARE = 4
+"""Comparing by content may take this part of the source's free memory, one over so many."""
+OFF = "off"
+"""As method: send nothing ahead."""
+METHOD_VARIABLE = "MIGRATOR_MEMORY_METHOD"
+"""Of the agent's environment: the method where the order names none."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the memory cost in the blackout; seconds by name, and bytes sent."""
+
+    parts_s: dict[str, float] = field(default_factory=dict)
+    bytes: int = 0
+
+
+class LeavingMemory:
+    """At the source. One round after the other, then the dump, then `close` in every case."""
+
+    def __init__(self, engine: PagesApart, ve: str, channel: Channel, method: str) -> None:
+        self._engine, self._ve, self._channel = engine, ve, channel
+        self._wanted = method or os.environ.get(METHOD_VARIABLE, "")
+        self._sender: MemorySender | None = None
+        self._veiled: VeiledRun | None = None
+        self._veils = places.RUN / "veils" / channel.migration
+        self.why_not = "pre-copy of memory was turned off" if self._wanted == OFF else ""
+        """Why the memory moves in the images after all; empty as long as it is sent ahead."""
+
+    @property
+    def method(self) -> str:
+        """How changes are found; empty: nothing is sent ahead."""
+        return self._sender.method if self._sender is not None and not self.why_not else ""
+
+    async def round(
+        self, bandwidth_bytes_per_s: int, moving: Callable[[int, int], None] = lambda done, total: None
+    ) -> RoundStats | None:
+        """One round; None: this memory cannot be sent ahead. Raises FaultError(PEER_LOST)."""
+        if self.why_not:
+            return None
+        try:
+            if self._sender is None:
+                self._veiled = await VeiledRun.start(self._veils)
+                self._sender = await MemorySender.start(self._task())
+            await self._sender.limit(bandwidth_bytes_per_s or None)
+            return await self._sender.round(moving)
+        except (NotSendable, areas.Gone) as error:
+            await self.close()
+            self.why_not = f"memory moves in the blackout: {error}"
+            return None
+
+    async def limit(self, bandwidth_bytes_per_s: int) -> None:
+        """The cap from now on, also in the midst of a round; 0: none."""
+        if self._sender is not None and not self.why_not:
+            await self._sender.limit(bandwidth_bytes_per_s or None)
+
+    async def dump(self, images: Path) -> tuple[Dump, Parts]:
+        """Of the frozen VE: the images without what is sent ahead, and the rest of that beside it. Raises FaultError."""
+        assert self._sender is not None
+        assert self._veiled is not None
+        began_s, parts = trio.current_time(), Parts()
+        dumped: list[Dump] = []
+        seal = ""
+
+        async def checkpoint() -> None:
+            assert self._veiled is not None
+            dumped.append(await self._engine.dump_by(self._ve, images, self._veiled.over(look)))
+            parts.parts_s["checkpoint"] = trio.current_time() - began_s
+
+        try:
+            look = await self._sender.look(self._veils)
+            parts.parts_s["memory look"] = trio.current_time() - began_s
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(checkpoint)
+                last, seal = await self._sender.sent()
+                parts.parts_s["memory sent"] = trio.current_time() - began_s
+            parts.bytes = last.wire_bytes
+        except NotSendable as error:
+            raise fault_error(FaultCode.TOOL_FAILED, f"the rest of the memory: {error}", step="memory") from error
+        for pid, guards in look.guards:
+            image_files.add_guards(images, pid, list(guards))
+        (images / SEAL).write_text(seal)
+        return dumped[0], parts
+
+    async def close(self) -> None:
+        """Nothing of it stays in the VE or here. May be called again."""
+        if self._veiled is not None:
+            await self._veiled.end()
+        if self._sender is not None:
+            await self._sender.end()
+        self._veiled = self._sender = None
+        shutil.rmtree(self._veils, ignore_errors=True)
+
+    def _task(self) -> Task:
+        group = self._engine.memory(self._ve).group
+        return Task(
+            areas.init_of(areas.members(group)),
+            str(group),
+            self._channel.ssh("memory"),
+            self._wanted,
+            _free_bytes() // SHADOW_SHARE,
+        )
+
+
+class ComingMemory:
+    """At the target. It needs nothing but the migration's name: any agent of this host may go on with it."""
+
+    def __init__(self, migration: str) -> None:
+        self._keeper = MemoryKeeper(migration)
+
+    async def expect(self, image_bytes: int) -> None:
+        """From now on it is taken in; `image_bytes` of it at most (0: as much as is free). Raises FaultError."""
+        await self._keeper.start(image_bytes or _free_bytes())
+
+    async def hold(self, engine: PagesApart, ve: str, images: Path) -> Hold:
+        """Restore and hold the VE, its pages coming after it. Raises FaultError, CORRUPT if this is another memory."""
+        access: MemoryAccess = engine.memory(ve)
+        wanted = (images / SEAL).read_text()
+        state = await self._keeper.state()
+        if state is None or not wanted or state.seal != wanted:
+            why = "no memory keeper is there" if state is None else state.why or f"it is {state.phase}"
+            raise fault_error(
+                FaultCode.CORRUPT, f"the memory that belongs to these images is not here: {why}", step="hold memory"
+            )
+        await self._keeper.serve(access.work, images, access.group)
+        held = await engine.hold_lazily(ve, images)
+        await self._keeper.restored()
+        return held
+
+    async def filled(self) -> None:
+        """Returns when the VE waits for no page any more. Raises FaultError(CORRUPT) if it never will."""
+        await self._keeper.filled()
+
+    async def end(self) -> None:
+        """Give everything back; only when the VE is complete, or has no process here."""
+        await self._keeper.end()
+
+
+async def complete(engine: PagesApart, ve: str) -> None:
+    """Wait until a VE that came here has all its memory: before that nobody may take its memory for what it is.
+
+    Raises FaultError(CORRUPT).
+    """
+    group = str(engine.memory(ve).group)
+    for path in places.RUN.glob(places.memory_socket("*").name):
+        keeper = MemoryKeeper(path.stem.removeprefix("memory-"))
+        state = await keeper.state()
+        if state is not None and state.group == group and state.phase in {Phase.SERVING, Phase.BROKEN}:
+            await keeper.filled()
+
+
+def _free_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/meminfo has no MemAvailable")
