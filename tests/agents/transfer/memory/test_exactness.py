@@ -28,6 +28,8 @@ MODES = (
     *("none", "guard", "stack", "huge", "exec", "locked", "code"),
 )
 ZERO = bytes(PAGE)
+GUARD = 1 << 58
+"""In a pagemap's word: a guard region, which has no content to compare (linux/Documentation/admin-guide/mm/pagemap.rst)."""
 
 
 class Pair:
@@ -101,7 +103,8 @@ def check(pid: int, held: HeldSpace, shown: Path) -> int:
     ):
         for start, end in mappings(pid):
             for address in range(start, end, PAGE):
-                present = entry(true, address) >> 62 != 0
+                word = entry(true, address)
+                present = word >> 62 != 0 and not word & GUARD
                 ours = any(first <= address < last for first, last in where)
                 if ours:
                     carried += 1
