@@ -39,7 +39,7 @@ from migrator.wire.messages import Depart, HandedOver, PeerRestore, PreCopy, Rep
 
 IN_BACKGROUND = frozenset({Act.ANNOUNCE})
 """Acts beside which the machine goes on; they are never given up."""
-UNDOING = frozenset({Act.THAW, Act.UNPREPARE, Act.HALT, Act.DROP})
+UNDOING = frozenset({Act.THAW, Act.UNPREPARE, Act.HALT, Act.DROP, Act.FORBID})
 """Acts that are carried to their end whatever happens."""
 
 

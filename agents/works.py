@@ -141,12 +141,15 @@ class VeWorks:
             case Act.DROP:
                 await engine.drop(ve)
                 await ComingMemory(migration).end()
-                _forget_target(migration)
+                _forget_images(migration)
+            case Act.FORBID:
+                channel.forbid(migration)
             case Act.LIFT:
                 await ComingMemory(migration).filled()
                 await ComingMemory(migration).end()
                 await engine.unfence(ve)
-                _forget_target(migration)
+                _forget_images(migration)
+                channel.forbid(migration)
         return None
 
     # --- source ----------------------------------------------------------------------------------
@@ -385,8 +388,7 @@ class VeWorks:
                 self._manifest = order.manifest
 
 
-def _forget_target(migration: str) -> None:
-    channel.forbid(migration)
+def _forget_images(migration: str) -> None:
     places.forbid(migration)
     shutil.rmtree(places.images(migration), ignore_errors=True)
 

@@ -43,7 +43,7 @@ from agents.handover.vocabulary import (
     TellPeer,
     Write,
 )
-from migrator.wire.facts import Claim, Record, VeState
+from migrator.wire.facts import Claim, Record, Standing, VeState
 from migrator.wire.faults import Fault, FaultCode
 from migrator.wire.messages import (
     Depart,
@@ -68,6 +68,8 @@ ASK_AGAIN_S = 1.0
 DROP_LIMIT_S = 5.0
 """So long an undo waits for the target to hear of it, with the VE running again, before the key is removed."""
 THAW_AGAIN_S = 2.0
+ASKS_MAX = 3
+"""After so many questions without the answer the controller is told; it may know more. The target is asked on."""
 
 
 class Stage(StrEnum):
@@ -104,6 +106,7 @@ class Source:
         self._acting: Act | None = None
         self._told: PeerOrder | None = None
         """Whose answer is awaited; any other answer is late."""
+        self._asked = 0
         self._thawed = False
         self._answered_for = False
         """Undoing: the target has refused, or the controller sees to it that it does."""
@@ -184,7 +187,7 @@ class Source:
         if not self._may_go_on:
             return [Answer(ticket, self._conflict())]
         self._ticket, self.stage = ticket, Stage.FREEZING
-        self.record = replace(self.record, order=order.order, handing_over=True)
+        self.record, self._asked = replace(self.record, order=order.order, handing_over=True), 0
         return [Write(self.record), Arm(order.limit_s), self._do(Act.FREEZE)]
 
     @property
@@ -315,18 +318,23 @@ class Source:
             case PeerRuns(), Stage.GIVING:
                 return self._gone()
             case Stands(standing=standing), Stage.GIVING | Stage.ASKING:
-                return self._on_stands(standing.record, standing.state)
+                return self._on_stands(standing)
             case Fault(), Stage.GIVING | Stage.ASKING:
-                return self._ask(0.0 if reply.definite and isinstance(self._told, PeerGive) else ASK_AGAIN_S)
+                if reply.definite and isinstance(self._told, PeerGive):
+                    return self._ask(0.0)
+                return self._ask_again(f"{self.record.peer} does not say whether it runs the VE: {reply.sentence()}")
             case _:
                 return []
 
-    def _on_stands(self, target: Record, state: VeState) -> list[Command]:
+    def _on_stands(self, standing: Standing) -> list[Command]:
         """The target's own word, heard directly."""
-        if target.migration != self.record.migration:
-            return self._ask(ASK_AGAIN_S)
-        runs = state is VeState.RUNNING or target.rest is not VeState.RUNNING or target.settled
+        target = standing.record
+        ours = target.migration == self.record.migration
+        as_before = standing.state is VeState.RUNNING or target.rest is not VeState.RUNNING
+        runs = target.settled or (as_before and not standing.working)  # what it is still about may fail, and come back
         match target.claim, self.record.claim:
+            case _ if not ours:
+                return self._ask_again(f"{self.record.peer} knows nothing of this migration")
             case Claim.OWNER, Claim.LEAVING | Claim.GIVEN if runs:
                 return self._gone()
             case Claim.REFUSED, _:
@@ -338,7 +346,14 @@ class Source:
             case Claim.ARRIVING, Claim.LEAVING | Claim.HOME if not isinstance(self._told, PeerDrop):
                 return [self._tell(self._drop)]
             case _:
-                return self._ask(ASK_AGAIN_S)
+                why = "has been down, and waits for the controller's word" if target.cold else "does not run the VE yet"
+                return self._ask_again(f"{self.record.peer} {why}")
+
+    def _ask_again(self, why: str) -> list[Command]:
+        """Later; the controller is told that it is not going well."""
+        self._asked += 1
+        told = self._answer(Fault(FaultCode.UNCERTAIN, why, step="give")) if self._asked >= ASKS_MAX else []
+        return [*told, *self._ask(ASK_AGAIN_S)]
 
     def _on_dropped(self, reply: Reply) -> list[Command]:
         """The VE is thawed or being thawed; has the target let go of it?"""

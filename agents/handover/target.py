@@ -12,7 +12,7 @@ The claims on disk and what they permit here:
 
     arriving  receive, restore, hold; not run
     owner     run; cold and not confirmed: only when the controller says so
-    refused   nothing of the VE; a newer order may try again
+    refused   nothing of the VE; settled when the source or the controller knows; then a newer order may try again
 """
 
 from dataclasses import replace
@@ -85,6 +85,7 @@ class Target:
         self._may_give_back = False
         """The source is there and keeps its frozen copy until it hears that the VE runs here."""
         self._then_lift = False
+        self._then_forbid = False
         self._fault: Fault | None = None
 
     def handle(self, event: Event) -> list[Command]:
@@ -198,13 +199,13 @@ class Target:
         return [self._do(Act.LIFT)]
 
     def _drop(self, order: PeerDrop, ticket: int) -> list[Command]:
-        match self.record.claim:
-            case Claim.OWNER:
-                return [Answer(ticket, self._too_late())]
-            case Claim.ARRIVING:
-                return [*self._refuse(self._dropped(), order.order), Answer(ticket, None)]
-            case _:
-                return [Answer(ticket, None)]
+        if self.record.claim is Claim.OWNER:
+            return [Answer(ticket, self._too_late())]
+        if self.record.claim is Claim.ARRIVING:
+            commands = self._refuse(self._dropped(), order.order)
+            self._then_forbid = True
+            return [*commands, Answer(ticket, None)]
+        return [Answer(ticket, None), *self._forbid()]
 
     def _release(self, order: Release, ticket: int) -> list[Command]:
         match self.record.claim:
@@ -212,16 +213,24 @@ class Target:
                 return [Answer(ticket, self._too_late())]
             case Claim.OWNER | Claim.ARRIVING:
                 commands = self._refuse(self._dropped(), order.order)
+                self._then_forbid = True
             case _:
                 self.record = replace(self.record, order=order.order)
-                commands = [Write(self.record), *self._answer(self._dropped())]
+                commands = [Write(self.record), *self._answer(self._dropped()), *self._forbid()]
                 if self.record.settled:
                     return [*commands, Answer(ticket, None)]
-                if self.stage is not Stage.DROPPING:
-                    self.stage = Stage.DROPPING
-                    commands.append(self._do(Act.DROP))
         self._ticket = ticket
         return commands
+
+    def _forbid(self) -> list[Command]:
+        """Refused before, and now the source knows; what a failed drop left is removed first."""
+        if self.record.settled:
+            return []
+        self._then_forbid = True
+        if self.stage is Stage.DROPPING:
+            return []
+        self.stage = Stage.DROPPING
+        return [self._do(Act.DROP)]
 
     @property
     def _has_run(self) -> bool:
@@ -246,7 +255,9 @@ class Target:
                 return self._on_running(event)
             case Act.HALT, Stage.HALTING:
                 return self._refuse(self._fault)
-            case (Act.DROP, Stage.DROPPING) | (Act.LIFT, Stage.LIFTING):
+            case Act.DROP, Stage.DROPPING:
+                return [self._do(Act.FORBID)] if self._then_forbid else self._finish(None)
+            case (Act.FORBID, Stage.DROPPING) | (Act.LIFT, Stage.LIFTING):
                 self.record = replace(self.record, settled=True)
                 return [Write(self.record), *self._finish(None)]
             case _, Stage.DROPPING:
@@ -272,7 +283,7 @@ class Target:
             case Act.HALT, Stage.HALTING:
                 reason = f"it could not be let run, and whether it ran is not certain: {event.fault.sentence()}"
                 return self._finish(replace(self._fault or event.fault, code=FaultCode.UNCERTAIN, message=reason))
-            case (Act.DROP, Stage.DROPPING) | (Act.LIFT, Stage.LIFTING) | (Act.RUN, Stage.STARTING):
+            case (Act.DROP | Act.FORBID, Stage.DROPPING) | (Act.LIFT, Stage.LIFTING) | (Act.RUN, Stage.STARTING):
                 return self._finish(event.fault)
             case _, Stage.DROPPING:
                 return [self._do(Act.DROP)]
@@ -326,7 +337,7 @@ class Target:
         return commands if self._acting is not None else [*commands, self._do(Act.DROP)]
 
     def _finish(self, reply: Reply | dict[str, str] | None) -> list[Command]:
-        self.stage, self._fault = Stage.IDLE, None
+        self.stage, self._fault, self._then_forbid = Stage.IDLE, None, False
         return self._answer(None if isinstance(reply, dict) else reply)
 
     def _answer(self, reply: Reply | None) -> list[Command]:

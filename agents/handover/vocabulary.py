@@ -59,7 +59,9 @@ class Act(StrEnum):
     here (stop-copy)."""
     ANNOUNCE = "announce"
     DROP = "drop"
-    """Target: remove all that came; the key too."""
+    """Target: remove all that came. The source can still ask."""
+    FORBID = "forbid"
+    """Target, after `drop`: the source knows; the migration's key is not let in any more."""
     LIFT = "lift"
     """Target: the move is over; key and images go, autostart is put on."""
 

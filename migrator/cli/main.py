@@ -7,6 +7,7 @@ from click.shell_completion import get_completion_class
 
 import migrator
 from migrator.cli import exits
+from migrator.cli.simulate import simulate
 from migrator.cli.verbs import host, journal, migrate, ve
 from migrator.wiring import Places
 
@@ -61,5 +62,6 @@ for verb in (
     journal.resume,
     journal.recover,
     journal.fence,
+    simulate,
 ):
     main.add_command(verb)

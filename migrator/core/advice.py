@@ -20,6 +20,8 @@ def advise(machine: Migration) -> tuple[str, str]:
     source, target = words(machine)
     if on is Role.SOURCE and source is not SourceSays.SILENT:
         return f"{request.source} is still about {request.ve} ({_claim(machine, on)})", recover
+    if on is Role.TARGET and target is TargetSays.STARTING:
+        return f"{request.target} has {request.ve}, and is still about letting it run", recover
     if on is Role.SOURCE:
         return _source_is_silent(machine, target)
     return _target_is_silent(machine, source)
@@ -29,13 +31,13 @@ def words(machine: Migration) -> tuple[SourceSays, TargetSays]:
     """What both hosts said when they were asked last."""
     source, target = machine.words.get(Role.SOURCE), machine.words.get(Role.TARGET)
     migration = machine.request.migration
-    return source_says(source, migration), target_says(target.record if target else None, migration)
+    return source_says(source, migration), target_says(target, migration)
 
 
 def _source_is_silent(machine: Migration, target: TargetSays) -> tuple[str, str]:
     request, recover = machine.request, f"migrator recover {machine.request.migration}"
     silent = f"{request.source} does not answer"
-    if machine.confirmed or target is TargetSays.OWNER:
+    if machine.confirmed or target in (TargetSays.OWNER, TargetSays.STARTING):
         where = f"{request.target_ve} is on {request.target} and can be used; {request.source} is to be cleaned"
         return f"{silent}: {where} when it is back", recover
     if decide(SourceSays.SILENT, target, _if_off(machine, Role.SOURCE)) is Action.ADOPT:

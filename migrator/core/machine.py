@@ -115,7 +115,8 @@ class Migration:
     def handle(self, event: Event) -> list[Command]:
         """What is to be done now that this has happened."""
         if self.phase in ENDED:
-            return []
+            # Taken up again after its end: whoever drove it died before the journal noted the end.
+            return self._end(self.phase) if isinstance(event, Resumed) else []
         match event:
             case Started():
                 return self._begin(event)
@@ -172,7 +173,7 @@ class Migration:
         self.plan = plan.make(self.request, event)
         self.mode = self.plan.mode
         if self.plan.refusals:
-            return self._end(Phase.REFUSED, None)
+            return self._end(Phase.REFUSED)
         self._facts = next(each for each in event.source_ves if each.ve == self.request.ve)
         return self._reserve()
 
@@ -314,7 +315,7 @@ class Migration:
         self.fault = self.fault or Fault(FaultCode.ABORTED, f"aborted by {who}")
         match self.phase:
             case Phase.INSPECTING:
-                return self._end(Phase.UNDONE, self.fault)
+                return self._end(Phase.UNDONE)
             case Phase.VERIFYING | Phase.RETIRING | Phase.UNDOING | Phase.SETTLING:
                 return []
             case Phase.BLOCKED | Phase.NEEDS_OPERATOR:
@@ -337,7 +338,7 @@ class Migration:
                 self.confirmed = True
                 return self._forward()
             case Stands(standing=Standing(record=Record(claim=Claim.GONE, settled=True))) if self._is_ours(reply):
-                return self._end(Phase.DONE, None)
+                return self._end(Phase.DONE)
             case Fault(definite=True):
                 self.fault = self.fault or reply
                 return self._settle()
@@ -371,7 +372,7 @@ class Migration:
         if self._falls_back:
             self._falls_back, self.mode = False, Mode.STOP_COPY
             return self._reserve()
-        return self._end(Phase.UNDONE, self.fault)
+        return self._end(Phase.UNDONE)
 
     def _release(self) -> Release:
         migration, ve = self.request.migration, self.request.target_ve
@@ -409,7 +410,7 @@ class Migration:
         migration = self.request.migration
         says = recovery.source_says(source, migration)
         self._source_undid = self._source_undid or (source is not None and source.record.claim is Claim.HOME)
-        hears = recovery.target_says(target.record if target is not None else None, migration)
+        hears = recovery.target_says(target, migration)
         action = recovery.decide(says, hears, self.known)
         self._waits = self._waits + 1 if action is Action.WAIT else 0
         return self._act_on(action)
@@ -426,7 +427,7 @@ class Migration:
             case Action.FORWARD:
                 return self._forward()
             case Action.DONE:
-                return self._end(Phase.DONE, None)
+                return self._end(Phase.DONE)
             case Action.TELL_SOURCE:
                 target = self.words[Role.TARGET]
                 assert target is not None
@@ -474,9 +475,9 @@ class Migration:
         self.phase = phase
         return []
 
-    def _end(self, phase: Phase, fault: Fault | None) -> list[Command]:
+    def _end(self, phase: Phase) -> list[Command]:
         self.phase, self.blocked_on = phase, None
-        return [Finish(phase, fault)]
+        return [Finish(phase, self.fault if phase is Phase.UNDONE else None)]
 
     def _send(self, role: Role, request: Request) -> Send:
         self._number += 1

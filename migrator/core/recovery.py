@@ -15,6 +15,7 @@ operator, never a guess. `silent` is a host that does not answer.
     busy   `leaving`, and an order is being carried out; the source has its own deadline for it
     cold   `leaving`, and the source has been down since the hand-over began: its memory is only at the target
     held   `arriving` with a complete image
+    owner  and done with letting it run; while it is about that (`starting`) `forward` waits: blocked on target
     undo   is safe with a silent target: it cannot run what it was not given
     wait   the hosts do it themselves; waited long enough, the controller carries the word of the one to the other:
            `tell` the source what the target says, `give` the target what the source has given
@@ -24,7 +25,8 @@ What the journal knows beside that changes the answer:
 
     abort wanted               busy: undo
     was copying                leaving, arriving: go on copying
-    target confirmed the VE    whatever it says now (the VE may have moved on): forward; silent: blocked on source;
+    target confirmed the VE    whatever it says now (the VE may have moved on): forward, but while it is silent the
+                               source's copy is kept: blocked on target; source silent: blocked on source;
                                home: operator; another migration's record on the source: done
     source declared off        silent, held: adopt, if the source cannot have undone by itself or been told to undo
     adopt was sent             home, held: release the target first, so that a late adopt finds it refused;
@@ -37,7 +39,7 @@ What the journal knows beside that changes the answer:
 from dataclasses import dataclass
 from enum import StrEnum
 
-from migrator.wire.facts import Claim, Record, Standing
+from migrator.wire.facts import Claim, Standing
 
 
 class Action(StrEnum):
@@ -87,6 +89,8 @@ class TargetSays(StrEnum):
     """Nothing of this migration is there."""
     ARRIVING = "arriving"
     HELD = "held"
+    STARTING = "starting"
+    """It owns the VE, and is still about letting it run."""
     OWNER = "owner"
     REFUSED = "refused"
     SILENT = "silent"
@@ -140,10 +144,11 @@ def source_says(standing: Standing | None, migration: str) -> SourceSays:
             return SourceSays.STRANGE
 
 
-def target_says(record: Record | None, migration: str) -> TargetSays:
+def target_says(standing: Standing | None, migration: str) -> TargetSays:
     """The word of the target; None: it does not answer."""
-    if record is None:
+    if standing is None:
         return TargetSays.SILENT
+    record = standing.record
     if record.migration != migration:
         return TargetSays.HOME
     match record.claim:
@@ -152,7 +157,8 @@ def target_says(record: Record | None, migration: str) -> TargetSays:
         case Claim.ARRIVING:
             return TargetSays.HELD if record.image_complete else TargetSays.ARRIVING
         case Claim.OWNER:
-            return TargetSays.OWNER
+            about_it = standing.working and not record.cold
+            return TargetSays.STARTING if about_it else TargetSays.OWNER
         case Claim.REFUSED:
             return TargetSays.REFUSED
         case _:
@@ -166,9 +172,11 @@ def decide(source: SourceSays, target: TargetSays, known: Known) -> Action:
     if known.taken_back:
         return _after_take_back(source)
     if known.confirmed:
-        return _after_confirm(source)
-    if target is TargetSays.OWNER:
-        return _target_owns(source)
+        return _after_confirm(source, target)
+    if target in (TargetSays.OWNER, TargetSays.STARTING):
+        action = _target_owns(source)
+        still = action is Action.FORWARD and target is TargetSays.STARTING
+        return Action.BLOCKED_ON_TARGET if still else action
     if target is TargetSays.SILENT:
         return _target_is_silent(source, known)
     if source is SourceSays.SILENT:
@@ -246,9 +254,11 @@ def _after_take_back(source: SourceSays) -> Action:
             return Action.TAKE_BACK
 
 
-def _after_confirm(source: SourceSays) -> Action:
-    """The VE is the target's, whatever the target says now."""
+def _after_confirm(source: SourceSays, target: TargetSays) -> Action:
+    """The VE is the target's, whatever the target says now; what the source has is not removed unseen."""
     match source:
+        case SourceSays.COLD | SourceSays.GIVEN | SourceSays.GONE if target is TargetSays.SILENT:
+            return Action.BLOCKED_ON_TARGET
         case SourceSays.COLD | SourceSays.GIVEN | SourceSays.GONE:
             return Action.FORWARD
         case SourceSays.OTHER:

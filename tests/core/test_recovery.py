@@ -49,6 +49,14 @@ def test_table_is_the_documented_one() -> None:
         assert [str(decide(source, target, Known())) for target in COLUMNS] == row.split()
 
 
+def test_owner_that_is_still_starting_is_left_alone() -> None:
+    """What waits for an owner that is about letting the VE run is what would be done with one that is done with it."""
+    for source, _, known in EVERYTHING:
+        done, about_it = (decide(source, each, known) for each in (TargetSays.OWNER, TargetSays.STARTING))
+        waits = done is Action.FORWARD and not known.confirmed
+        assert about_it is (Action.BLOCKED_ON_TARGET if waits else done)
+
+
 def test_strange_words_go_to_the_operator() -> None:
     """A claim that does not belong to the protocol is never guessed about."""
     for source, target, known in EVERYTHING:
@@ -61,7 +69,7 @@ def test_undo_only_where_the_target_cannot_run_it() -> None:
     for source, target, known in EVERYTHING:
         if decide(source, target, known) is Action.UNDO and not known.taken_back:
             assert source not in (SourceSays.GIVEN, SourceSays.GONE, SourceSays.SILENT)
-            assert target is not TargetSays.OWNER
+            assert target not in (TargetSays.OWNER, TargetSays.STARTING)
             assert not (known.adopting and target in (TargetSays.SILENT, TargetSays.HELD, TargetSays.HOME)) or (
                 source in (SourceSays.LEAVING, SourceSays.BUSY) and target is TargetSays.HELD
             )
@@ -110,7 +118,7 @@ def test_every_record_is_a_word() -> None:
     for claim, migration, cold, working, complete in itertools.product(Claim, ("m", "n"), *[(False, True)] * 3):
         record = Record("web", claim, 3, migration, image_complete=complete, cold=cold)
         assert source_says(Standing(record, VeState.FROZEN, working), "m") is not SourceSays.SILENT
-        assert target_says(record, "m") is not TargetSays.SILENT
+        assert target_says(Standing(record, VeState.FROZEN, working), "m") is not TargetSays.SILENT
     assert source_says(None, "m") is SourceSays.SILENT
     assert target_says(None, "m") is TargetSays.SILENT
 
