@@ -27,7 +27,7 @@ lint: setup
 	$(VENV)/bin/lint-imports
 
 unit: setup
-	$(VENV)/bin/pytest -m "not lab"
+	$(VENV)/bin/pytest -m "not lab and not vm and not slow"
 
 test: setup
 	$(VENV)/bin/pytest -m "not vm"

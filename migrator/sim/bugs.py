@@ -228,10 +228,12 @@ def _released_before_undone() -> list[Patch]:
 
 
 def _known_with(**said: bool) -> Patch:
-    known = Migration.known.fget  # type: ignore[attr-defined]  # a property's function
+    known = Migration.known.fget
+    assert known is not None
 
     def believed(machine: Migration) -> Known:
-        return replace(known(machine), **said)  # type: ignore[arg-type]  # the callers name its fields
+        truth: Known = known(machine)
+        return replace(truth, **said)
 
     return patch.object(Migration, "known", property(believed))
 

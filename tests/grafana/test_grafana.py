@@ -219,6 +219,7 @@ def live_a_little(metrics: Metrics) -> Story:
     return story
 
 
+@pytest.mark.slow
 def test_every_panel_has_something_to_show(tmp_path: Path) -> None:
     """After a day of everything, scraped by a real Prometheus, no panel of the dashboard is empty."""
     tool("prometheus")

@@ -9,6 +9,7 @@ from migrator.sim.runs import Outcome, play, play_plan
 from migrator.sim.search import WAYS, Way, every_pair, every_single, failing_acts, steps_of
 from migrator.sim.tally import tally
 
+pytestmark = pytest.mark.slow
 SEEDS = 10_000
 MOVING = (WAYS[0], WAYS[1])
 

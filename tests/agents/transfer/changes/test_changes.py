@@ -15,6 +15,7 @@ from agents.transfer.changes.watcher import Watcher
 from agents.transfer.files import LISTED, WHOLE
 from scenarios.lab import root as lab_root
 
+pytestmark = pytest.mark.lab  # it asks the kernel for every change on a file system: root only
 PROGRAM = (sys.executable, "-m", "agents")
 ROUNDS = 6
 CHANGES = 40
