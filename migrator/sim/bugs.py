@@ -228,12 +228,14 @@ def _released_before_undone() -> list[Patch]:
 
 
 def _known_with(**said: bool) -> Patch:
-    known = Migration.known.fget
-    assert known is not None
+    prop: Any = Migration.__dict__["known"]
+
+    def known(machine: Migration) -> Known:
+        found: Known = prop.fget(machine)
+        return found
 
     def believed(machine: Migration) -> Known:
-        truth: Known = known(machine)
-        return replace(truth, **said)
+        return replace(known(machine), **said)
 
     return patch.object(Migration, "known", property(believed))
 
