@@ -85,6 +85,7 @@ async def finish(
 ) -> Ran:
     """Let a started program go to its end, with this input. Killed when the wait is cancelled or over its limit."""
     words = _words(process.args)
+    leads = os.getpgid(process.pid) == process.pid
     parts: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
 
     async def feed() -> None:
@@ -108,9 +109,9 @@ async def finish(
                 await process.wait()
     finally:
         given_up = process.poll() is None
-        if given_up:
+        if given_up or (leads and process.returncode != 0):
             with trio.CancelScope(shield=True):
-                await _end(process)
+                await _end(process, leads=leads)
     said = _text(parts["err"]) + (f"\ngave up after {limit_s:g} s" if given_up else "")
     status = process.returncode if not given_up and process.returncode is not None else -1
     return Ran(words, status if status >= 0 else None, _text(parts["out"]), said)
@@ -120,13 +121,17 @@ def _words(args: object) -> tuple[str, ...]:
     return tuple(os.fsdecode(word) for word in args) if isinstance(args, list | tuple) else (str(args),)
 
 
-async def _end(process: trio.Process) -> None:
-    """Kill it; one that leads a session, with everything that it started and that stayed in its process group."""
-    if os.getpgid(process.pid) != process.pid:
+async def _end(process: trio.Process, *, leads: bool) -> None:
+    """Kill it; one that leads a session, with everything that it started and that stayed in its process group.
+
+    Also after it ended badly by itself: what it had started may not know yet.
+    """
+    if not leads:
         process.kill()
         await process.wait()
         return
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
     with contextlib.suppress(ProcessLookupError):
         while True:

@@ -18,7 +18,7 @@ from agents import places
 from agents.engines.port import Coming, Dump, Engine, PagesApart, Tree
 from agents.handover.vocabulary import Act, PeerOrder
 from agents.peer import Peer
-from agents.transfer import channel, images
+from agents.transfer import channel, image_sending, images
 from agents.transfer.channel import Channel
 from agents.transfer.file_copy import FileCopy
 from agents.transfer.memory import moving
@@ -261,7 +261,7 @@ class VeWorks:
             return {}
         assert self._channel is not None
         directory = places.images(record.migration)
-        manifest = await trio.to_thread.run_sync(images.send_by, self._channel.ssh("images"), directory)
+        manifest = await image_sending.send_by(self._channel.ssh("images"), directory)
         await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
         return manifest
 

@@ -6,8 +6,7 @@ answers one line of JSON, name -> SHA-256. Rule: the receiver takes plain file n
 
 import hashlib
 import json
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -34,25 +33,6 @@ def send(directory: Path, stream: IO[bytes], moved: Callable[[int], None]) -> di
     stream.write(b"\n")
     stream.flush()
     return manifest
-
-
-def send_by(argv: Sequence[str], directory: Path) -> dict[str, str]:
-    """Send by a program that takes the stream on its standard input. Raises FaultError(PEER_LOST)."""
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ssh:
-        assert ssh.stdin is not None
-        assert ssh.stderr is not None
-        try:
-            sent = send(directory, ssh.stdin, lambda _: None)
-            ssh.stdin.close()
-        except BrokenPipeError:
-            sent = {}
-        said = ssh.stderr.read().decode(errors="replace")
-    if ssh.returncode or not sent:
-        code = FaultCode.NO_SPACE if "No space left" in said else FaultCode.PEER_LOST
-        raise fault_error(
-            code, f"ssh ended with {ssh.returncode}", step="send images", tool="ssh", log_tail=said[-2000:]
-        )
-    return sent
 
 
 def receive(directory: Path, stream: IO[bytes]) -> dict[str, str]:

@@ -207,7 +207,7 @@ def _boot_after_fence(side: str) -> Deed:
     """The operator says that the host is off, the VE runs on the other, and only then does the host come back."""
 
     def deed(scene: Scene) -> None:
-        scene.wait_for_controller()
+        scene.leave_controller()
         scene.fence(side)
         scene.runs_without(side)
         scene.side(side).boot()

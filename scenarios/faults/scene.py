@@ -4,6 +4,7 @@ Rule: the operator has the documented commands only, and knows only what they pr
 """
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from scenarios.lab import groups
 from scenarios.lab.hosts import Host, HostError
 
 CONTROLLER_LIMIT_S = 90.0
+LEAVE_AFTER_S = 3.0
 QUIET_LIMIT_S = 90.0
 SERVED_LIMIT_S = 30.0
 CLIENT_LIMIT_S = 90.0
@@ -149,6 +151,14 @@ class Scene:
         if self.controller.wait(CONTROLLER_LIMIT_S) is None:
             self.complaints.append(f"the controller had not ended after {CONTROLLER_LIMIT_S:g} s and was killed")
             self.controller.close()
+
+    def leave_controller(self) -> None:
+        """The operator does not wait for a host that is known to be dead: Ctrl-C, and once more."""
+        if self.controller.wait(LEAVE_AFTER_S) is None:
+            self.controller.send(signal.SIGINT)
+            if self.controller.wait(1) is None:
+                self.controller.send(signal.SIGINT)
+        self.wait_for_controller()
 
     def recover_until_quiet(self, limit_s: float = QUIET_LIMIT_S) -> bool:
         """`recover`, again and again, until the journal has nothing unfinished. Returns whether that came."""

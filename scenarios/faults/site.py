@@ -45,7 +45,7 @@ BOOT_LINK = "/etc/rc2.d/S10ves"
 """Before the agent's: a host starts its VEs whether there is an agent or not."""
 MAY_BE = re.compile(
     r": (mount /run/netns tmpfs"
-    r"|file /var/lib/migrator/(keys|permitted|ve|records|records/[a-z]+\.json|agent\.log\.1)"
+    r"|file /var/lib/migrator/(keys|permitted|arriving|ve|records|records/[a-z]+\.json|agent\.log\.1)"
     r"|file /run/(runc|crun|mount|criu\.kdat|netns|migrator/images|migrator/work)"
     r"|file /root/\.ssh/\.migrator\.lock)$"
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 
 from agents import places, shell
-from agents.engines.oci import criu, facts, fitness, repairs, tools
+from agents.engines.oci import criu, facts, fitness, mounts, repairs, tools
 from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
 from agents.engines.oci.cgroup import Group
 from agents.engines.oci.runtime import RUNTIMES, Runtime, last_words
@@ -310,6 +310,8 @@ class OciEngine:
         """What the runtimes still remember of a VE without processes; either, since nobody knows what was here before."""
         for name in RUNTIMES:
             await Runtime(name).forget(ve)
+        for left in (Bundle(ve).path / "criu-root", _work(ve)):
+            mounts.detach(left)
         shutil.rmtree(Bundle(ve).path / "criu-root", ignore_errors=True)
 
 

@@ -4,6 +4,7 @@ Rules: images whose pages were sent apart carry a file that names the seal, and 
 seal or not at all. A memory that cannot be sent ahead goes into the images, in the blackout, and the report says why.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -116,6 +117,8 @@ class LeavingMemory:
             await self._sender.end()
         self._veiled = self._sender = None
         shutil.rmtree(self._veils, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not there, or another migration's are in it
+            self._veils.parent.rmdir()
 
     def _task(self) -> Task:
         group = self._engine.memory(self._ve).group
