@@ -367,7 +367,7 @@ class VeWorks:
         state = await self.look()
         if record.mode is Mode.STOP_COPY:
             await self._engine.stop(self._ve)
-        elif state not in (VeState.FROZEN, VeState.STOPPED):
+        elif state not in (VeState.FROZEN, VeState.SUSPENDED, VeState.STOPPED):
             raise fault_error(FaultCode.TOO_LATE, f"{self._ve} may have run here: it is {state}", step="halt")
 
     async def _announce(self, record: Record) -> None:

@@ -20,6 +20,8 @@ def _processes(name: str) -> list[str]:
                 continue  # ended; whoever adopted it will notice
             member = f"/{groups.TOP}/{name}/" in (entry / "cgroup").read_text()
             words = (entry / "cmdline").read_text().replace("\0", " ")
+            if member and not words:
+                continue  # past its end: a namespace's init that waits until its last zombie is reaped holds nothing
             if member or f"{record.directory(name)}/" in words:
                 found.append(f"process {entry.name} {words}")
     return found
