@@ -18,9 +18,10 @@ from agents import places
 from agents.engines.port import Coming, Dump, Engine, PagesApart, Tree
 from agents.handover.vocabulary import Act, PeerOrder
 from agents.peer import Peer
-from agents.transfer import channel, image_sending, images
+from agents.transfer import channel, images
 from agents.transfer.channel import Channel
 from agents.transfer.file_copy import FileCopy
+from agents.transfer.image_sending import ImageSender
 from agents.transfer.memory import moving
 from agents.transfer.memory.moving import ComingMemory, LeavingMemory
 from agents.transfer.memory.port import RoundStats
@@ -77,6 +78,7 @@ class VeWorks:
         self._peer: Peer | None = None
         self._files: FileCopy | None = None
         self._memory: LeavingMemory | None = None
+        self._images: ImageSender | None = None
         self._blackout = Blackout()
         self._reservation: Reserve | None = None
         self._manifest: dict[str, str] = {}
@@ -111,7 +113,7 @@ class VeWorks:
                 await self._close(migration)
             case Act.COPY:
                 assert self._round is not None
-                return await self._copy(self._round)
+                return await self._copy(self._round, record.mode)
             case Act.FREEZE:
                 await self._freeze(record)
             case Act.DUMP:
@@ -154,8 +156,9 @@ class VeWorks:
 
     # --- source ----------------------------------------------------------------------------------
 
-    async def _copy(self, order: PreCopy) -> Copied:
-        """One round while the VE runs. The first opens the channel and greets the other agent."""
+    async def _copy(self, order: PreCopy, mode: Mode) -> Copied:
+        """One round while the VE runs. The first opens the channel and greets the other agent; after any of them what takes the
+        images is ready on the target."""
         began_s = trio.current_time()
         if self._files is None or order.round == 1:
             await self._open(order)
@@ -175,6 +178,8 @@ class VeWorks:
             if self._memory is not None and order.bandwidth_bytes_per_s:
                 await self._memory.limit(order.bandwidth_bytes_per_s)
         copied = Copied(order.round, trio.current_time() - began_s, sent, files_s)
+        if mode is Mode.LIVE:
+            self._image_sender().wait()
         return self._with_memory(copied, memory[0] if memory else None)
 
     def _tell_memory(self, done_bytes: int, total_bytes: int) -> None:
@@ -184,6 +189,7 @@ class VeWorks:
         """The channel, and what copies over it; anew, whatever there was."""
         await self._close_files()
         await self._close_memory()
+        self._close_images()
         self._channel = channel.open_to(order.migration, order.address, order.port, order.host_keys)
         self._files = FileCopy(self._channel, self._engine.trees(self._ve), order.places)
         if isinstance(self._engine, PagesApart) and await self.look() is VeState.RUNNING:
@@ -259,11 +265,15 @@ class VeWorks:
     async def _send(self, record: Record) -> dict[str, str]:
         if record.mode is not Mode.LIVE:
             return {}
-        assert self._channel is not None
         directory = places.images(record.migration)
-        manifest = await image_sending.send_by(self._channel.ssh("images"), directory)
+        manifest = await self._image_sender().send(directory)
         await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
         return manifest
+
+    def _image_sender(self) -> ImageSender:
+        assert self._channel is not None
+        self._images = self._images or ImageSender(self._channel.ssh("images"))
+        return self._images
 
     async def tell_peer(self, message: PeerOrder) -> Reply:
         """Ask the other agent. Raises FaultError(PEER_LOST) when it does not answer."""
@@ -307,6 +317,11 @@ class VeWorks:
         self._peer = self._peer or Peer(self._channel)
         return self._peer
 
+    def _close_images(self) -> None:
+        if self._images is not None:
+            self._images.end()
+            self._images = None
+
     async def _close_files(self) -> None:
         if self._files is not None:
             await self._files.close()
@@ -320,6 +335,7 @@ class VeWorks:
     async def _close(self, migration: str) -> None:
         await self._close_files()
         await self._close_memory()
+        self._close_images()
         if self._peer is not None:
             await self._peer.close()
             self._peer = None

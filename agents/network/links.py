@@ -9,6 +9,7 @@ import errno
 import ipaddress
 import socket
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ NODAD = 0x02
 STALE = 0x04
 RESOLVED = 0x02 | STALE | 0x08 | 0x10
 """REACHABLE, STALE, DELAY, PROBE: neighbour states with a hardware address (linux/neighbour.h)."""
+Neighbours = Mapping[str, Sequence[tuple[str, str]]]
+"""By the interface's name in the VE: (address, MAC) of those it talks to."""
 
 
 CLASS = Path("/sys/class/net")
@@ -77,17 +80,35 @@ def _configure(inside: Any, interface: Interface) -> None:
         with _present():
             inside.route("add", dst=to, oif=index, **({"gateway": via} if via else {}))
 
-    for address, mac in interface.neighbours:
-        with _present():
-            inside.neigh("add", dst=address, lladdr=mac, ifindex=index, state=STALE)
+
+def complete(name: str, interfaces: tuple[Interface, ...]) -> bool:
+    """Whether `make` would find nothing to do but to set again what it set before."""
+    return (NAMESPACES / name).exists() and all(exists(each.host_name) for each in interfaces)
 
 
-def neighbours(name: str, interface: Interface) -> tuple[tuple[str, str], ...]:
-    """(address, MAC) of the neighbours that the VE has resolved on this interface."""
+def neighbours(name: str, interfaces: tuple[Interface, ...]) -> Neighbours:
+    """Whose hardware address the VE knows now."""
     with NetNS(name) as inside:
-        [index] = inside.link_lookup(ifname=interface.name)
-        known = [each for each in inside.get_neighbours(ifindex=index) if each["state"] & RESOLVED]
-        return tuple((str(each.get_attr("NDA_DST")), str(each.get_attr("NDA_LLADDR"))) for each in known)
+        return {each.name: _resolved(inside, each) for each in interfaces}
+
+
+def _resolved(inside: Any, interface: Interface) -> list[tuple[str, str]]:
+    [index] = inside.link_lookup(ifname=interface.name)
+    known = [each for each in inside.get_neighbours(ifindex=index) if each["state"] & RESOLVED]
+    return [(str(each.get_attr("NDA_DST")), str(each.get_attr("NDA_LLADDR"))) for each in known]
+
+
+def introduce(name: str, known: Neighbours) -> None:
+    """Let the VE know them.
+
+    Else its first answer waits a second: its first question for a hardware address is lost, because it is on no bridge yet,
+    and the kernel asks again after a second.
+    """
+    with NetNS(name) as inside:
+        for interface, pairs in known.items():
+            [index] = inside.link_lookup(ifname=interface)
+            for address, mac in pairs:
+                inside.neigh("replace", dst=address, lladdr=mac, ifindex=index, state=STALE)
 
 
 @contextlib.contextmanager

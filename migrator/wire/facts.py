@@ -94,8 +94,6 @@ class Interface:
     """With prefix length, IPv4 and IPv6."""
     routes: tuple[tuple[str, str], ...] = ()
     """(destination or `default`, gateway or empty for on-link)."""
-    neighbours: tuple[tuple[str, str], ...] = ()
-    """(address, MAC) of those it talks to now: known on the target from the start, they need not be asked for again."""
 
 
 @dataclass(frozen=True, slots=True)

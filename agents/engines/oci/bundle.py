@@ -96,7 +96,6 @@ class Bundle:
         """Write network.json."""
         plain = [to_plain(each) for each in interfaces]
         for each in plain:
-            del each["neighbours"]  # they are of the moment
             each["routes"] = [{"to": to, "via": via} for to, via in each["routes"]]
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "network.json").write_text(json.dumps({"interfaces": plain}, indent=1))

@@ -4,6 +4,7 @@ Rule: frozen means cgroup-frozen, on both sides: a source's copy and a target's 
 need no process of ours to stay stopped, and go on by one write.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import trio
+from pyroute2 import NetlinkError
 
 from agents import places, shell
 from agents.engines.oci import criu, facts, fitness, mounts, repairs, tools
 from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
-from agents.engines.oci.cgroup import Group
+from agents.engines.oci.cgroup import Group, moves_at_once
 from agents.engines.oci.runtime import RUNTIMES, Runtime, last_words
 from agents.engines.port import Coming, Dump, Hold, MemoryAccess, Run, Tree
 from agents.network import announce, capture, links, settings
@@ -30,6 +32,8 @@ START_LIMIT_S = 60.0
 GRACE_S = 10.0
 """How long the first process of a VE that listens for SIGTERM may take to end everything in order."""
 CRIU_LIMIT_S = 600.0
+NEIGHBOURS = "neighbours.json"
+"""Beside CRIU's images: what the VE knows of hardware addresses. Without it, it has to ask."""
 
 
 class OciEngine:
@@ -187,9 +191,11 @@ class OciEngine:
 
     async def _checkpoint(self, ve: str, images: Path, work: Path, run: Run) -> None:
         runtime, environment = Bundle(ve).runtime, criu.prepare_dump(work, Group(ve))
-        ran = await run(
-            runtime.checkpoint(ve, work, images), env=environment, limit_s=CRIU_LIMIT_S, capture=False, family=True
-        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, _note_neighbours, ve, images)
+            ran = await run(
+                runtime.checkpoint(ve, work, images), env=environment, limit_s=CRIU_LIMIT_S, capture=False, family=True
+            )
         if not ran.ok:
             log = criu.read(work / "dump.log") or last_words(ran, runtime.log(work))
             raise failed(ran, "dump", log)
@@ -269,18 +275,21 @@ class OciEngine:
         if group.populated and group.frozen:
             return Hold(0.0)
         await self._forget(ve)
-        links.make(ve, bundle.interfaces())
+        if not links.complete(ve, bundle.interfaces()):
+            links.make(ve, bundle.interfaces())
         group.make()
         group.thaw()
         (work / "restore.log").unlink(missing_ok=True)
-        ran = await shell.run(
-            bundle.runtime.restore(ve, work, images),
-            env=criu.prepare_hold(work, group, lazily=lazily),
-            cwd=bundle.path,
-            limit_s=CRIU_LIMIT_S,
-            capture=False,
-            family=True,
-        )
+        async with moves_at_once(), trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, _introduce, ve, images)
+            ran = await shell.run(
+                bundle.runtime.restore(ve, work, images),
+                env=criu.prepare_hold(work, group, lazily=lazily),
+                cwd=bundle.path,
+                limit_s=CRIU_LIMIT_S,
+                capture=False,
+                family=True,
+            )
         if not ran.ok or not group.frozen:
             log = criu.read(work / "restore.log") or last_words(ran, bundle.runtime.log(work))
             await group.end()
@@ -325,6 +334,17 @@ async def _set_network(coming: Coming) -> None:
     await trio.to_thread.run_sync(settings.apply, coming.ve, described.get("sysctls", {}))
     if rules := described.get("rules"):
         await settings.set_rules(coming.ve, rules)
+
+
+def _note_neighbours(ve: str, images: Path) -> None:
+    with contextlib.suppress(NetlinkError, OSError):
+        known = links.neighbours(ve, Bundle(ve).interfaces())
+        (images / NEIGHBOURS).write_text(json.dumps(known))
+
+
+def _introduce(ve: str, images: Path) -> None:
+    with contextlib.suppress(NetlinkError, OSError):
+        links.introduce(ve, json.loads((images / NEIGHBOURS).read_text()))
 
 
 async def _ask_to_end(group: Group) -> None:

@@ -7,7 +7,7 @@ to compare with; nobody else reads it.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -16,16 +16,13 @@ from agents.engines.oci import blockers
 from agents.engines.oci.bundle import Bundle
 from agents.engines.oci.cgroup import Group
 from agents.engines.oci.tools import HostTools
-from agents.network import links, settings
+from agents.network import settings
 from migrator.wire.facts import VeFacts, VeState
 
 
 def gather(bundle: Bundle, group: Group, state: VeState, host: HostTools, rules: str) -> VeFacts:
     """All facts of a bundle that is here; `rules` is its own packet filter."""
     pids = group.processes() if group.path.is_dir() else []
-    interfaces = bundle.interfaces()
-    if pids:
-        interfaces = tuple(replace(each, neighbours=links.neighbours(bundle.ve, each)) for each in interfaces)
     return VeFacts(
         bundle.ve,
         "oci",
@@ -35,7 +32,7 @@ def gather(bundle: Bundle, group: Group, state: VeState, host: HostTools, rules:
         memory_bytes=sum(map(proportional_bytes, pids)),
         disk_bytes=bundle.disk_bytes(),
         processes=len(pids),
-        interfaces=interfaces,
+        interfaces=bundle.interfaces(),
         foreign_mounts=bundle.foreign_mounts(),
         autostart=bundle.autostart,
         blockers=tuple(blockers.find(pids, bundle.mount_points())) if state is VeState.RUNNING else (),
