@@ -23,7 +23,9 @@ PE_PARENT = 1 << 0
 PE_LAZY = 1 << 1
 PE_PRESENT = 1 << 2
 
+_MAP_TYPE = 0x0F
 _MAP_PRIVATE = 0x02
+_MAP_DROPPABLE = 0x08
 _MAP_ANONYMOUS = 0x20
 _MAP_LOCKED = 0x2000
 _MAP_HUGETLB = 0x40000
@@ -86,6 +88,18 @@ def lazy_ranges(images: Path, pid: int) -> Extents:
     return normalised(ranges)
 
 
+def droppable_ranges(images: Path, pid: int) -> Extents:
+    """Address ranges whose pages the kernel may empty at any time (MAP_DROPPABLE, Linux 6.11): the state of the vDSO's getrandom.
+
+    /proc/PID/maps shows them as private memory. Whoever maps them has to cope with zeros, so nothing is lost when they come empty.
+    """
+    return normalised(
+        (int(vma[_VMA_START][0]), int(vma[_VMA_END][0]))
+        for vma in _mappings(images, pid)
+        if int(vma[_VMA_FLAGS][0]) & _MAP_TYPE == _MAP_DROPPABLE
+    )
+
+
 def wiped_ranges(images: Path, pid: int) -> Extents:
     """Address ranges that a child of the process is to find empty (MADV_WIPEONFORK)."""
     return normalised(
@@ -125,7 +139,9 @@ def check_held(images: Path, spaces: dict[int, HeldSpace]) -> None:
     for pid in processes(images):
         if pid not in spaces:
             raise MemoryRefused(f"process {pid} is in the checkpoint, its memory was not sent")
-        outside = subtract(spaces[pid].settle(), lazy_ranges(images, pid))
+        space = spaces[pid]
+        space.extents = subtract(space.settle(), droppable_ranges(images, pid))
+        outside = subtract(space.extents, lazy_ranges(images, pid))
         if outside:
             raise MemoryRefused(
                 f"process {pid}: memory at {outside[0][0]:#x} was kept out of the checkpoint, "
