@@ -51,7 +51,7 @@ class LeavingMemory:
         self._sender: MemorySender | None = None
         self._veiled: VeiledRun | None = None
         self._veils = places.RUN / "veils" / channel.migration
-        self.why_not = "pre-copy of memory was turned off" if self._wanted == OFF else ""
+        self.why_not = "pre-copy of memory was turned off" if self._wanted == OFF else engine.memory(ve).why_not
         """Why the memory moves in the images after all; empty as long as it is sent ahead."""
 
     @property
