@@ -8,7 +8,7 @@ from click.shell_completion import get_completion_class
 import migrator
 from migrator.cli import exits
 from migrator.cli.simulate import simulate
-from migrator.cli.verbs import host, journal, migrate, ve
+from migrator.cli.verbs import host, journal, migrate, scenario, ve
 from migrator.wiring import Places
 
 EPILOG = exits.HELP
@@ -63,5 +63,6 @@ for verb in (
     journal.recover,
     journal.fence,
     simulate,
+    scenario.scenario,
 ):
     main.add_command(verb)
