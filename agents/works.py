@@ -25,7 +25,7 @@ from agents.transfer.image_sending import ImageSender
 from agents.transfer.memory import moving
 from agents.transfer.memory.moving import ComingMemory, LeavingMemory
 from agents.transfer.memory.port import RoundStats
-from migrator.wire.facts import Mode, Record, VeState
+from migrator.wire.facts import Claim, Mode, Record, Standing, VeState
 from migrator.wire.faults import FaultCode, FaultError, fault_error
 from migrator.wire.messages import (
     Copied,
@@ -43,6 +43,7 @@ from migrator.wire.messages import (
     Reply,
     Reserve,
     Reserved,
+    Stands,
 )
 
 PEER_PARTS: dict[type[PeerOrder], str] = {
@@ -285,6 +286,7 @@ class VeWorks:
             self._blackout.criu_s += reply.criu_restore_s
         if isinstance(reply, PeerRuns):
             self._blackout.ended_s = trio.current_time() - reply.run_to_reply_s
+        if _runs_there(reply, message.migration):
             await self._bring_frames(message)
         return reply
 
@@ -343,6 +345,7 @@ class VeWorks:
         if opened := self._channel or channel.known(migration):
             await opened.close()
             self._channel = None
+        moving.forget(migration)
         channel.remove_key(migration)
         shutil.rmtree(places.images(migration), ignore_errors=True)
 
@@ -402,6 +405,19 @@ class VeWorks:
                 self._round = order
             case PeerRestore():
                 self._manifest = order.manifest
+
+
+def _runs_there(reply: Reply, migration: str) -> bool:
+    """Whether the target says that it lets the VE run: the answer to a gift, or, where that was lost, to a question."""
+    match reply:
+        case PeerRuns():
+            return True
+        case Stands(
+            standing=Standing(record=Record(claim=Claim.OWNER) as record, state=VeState.RUNNING, working=False)
+        ):
+            return record.migration == migration
+        case _:
+            return False
 
 
 def _forget_images(migration: str) -> None:

@@ -37,6 +37,7 @@ from migrator.wire.messages import HostInspected, InspectHost, ListVes, VesListe
 INSPECT_LIMIT_S = 30.0
 RENEW_S = 1.0
 ASK_AGAIN_S = 2.0
+GIVE_UP_LIMIT_S = 5.0
 ON_ITS_WAY = frozenset({Phase.INSPECTING, Phase.RESERVING, Phase.COPYING, Phase.WAITING, Phase.HANDING_OVER})
 """Phases whose end says that it goes on; the others come and go while a host that does not answer is asked again."""
 
@@ -125,8 +126,9 @@ class Driver:
         """A new one, to its end, or until it is blocked. Raises FaultError when a host cannot even be inspected."""
         try:
             started = await inspect(self.story.request, self._around)
-        except FaultError:
-            await self._in_journal(self._around.journal.end, str(Phase.REFUSED))
+        except BaseException:  # a host cannot be asked, or whoever asked has left: nothing was changed anywhere
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + GIVE_UP_LIMIT_S):
+                await self._in_journal(self._around.journal.end, str(Phase.REFUSED))
             raise
         return await self._drive([started])
 
@@ -146,7 +148,7 @@ class Driver:
                 nursery.cancel_scope.cancel()
         finally:
             if not self.story.ended:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + GIVE_UP_LIMIT_S):
                     await self._in_journal(self._around.journal.give_up)
         return self.story
 

@@ -42,6 +42,8 @@ def run(places: Places, work: Callable[[Controller], Awaitable[Any]]) -> Any:
     try:
         with controller(places) as made:
             return trio.run(work, made)
+    except* KeyboardInterrupt:
+        raise Failure("interrupted. Next: migrator status", Exit.DETACHED) from None
     except* FaultError as group:
         _end_fault(_first(group))
     except* SettingsError as group:

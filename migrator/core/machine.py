@@ -8,7 +8,7 @@ Four rules:
 4. The VE is told to be the target's for good (Confirm), or to be the source's again (TakeBack); never both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from migrator.core import convergence, plan, recovery
@@ -87,6 +87,8 @@ class Migration:
         self.request = request
         self.phase = Phase.INSPECTING
         self.fault: Fault | None = None
+        self.doubt: Fault | None = None
+        """The first answer that did not come, or did not say what had become of the request."""
         self.plan: Plan | None = None
         self.mode = request.policy.mode or Mode.LIVE
         self.rounds: list[Copied] = []
@@ -153,6 +155,11 @@ class Migration:
         )
 
     @property
+    def why(self) -> Fault | None:
+        """Why it does not go, or has not gone, as it was to: what certainly failed, else the first answer that was lost."""
+        return self.fault or self.doubt
+
+    @property
     def abort_refused(self) -> Fault | None:
         """Why an abort is not possible any more; None: it is, or is noted and done if the VE was not given."""
         request = self.request
@@ -203,6 +210,8 @@ class Migration:
         if role not in self._awaited or event.number not in (0, self._awaited[role]):
             return []
         del self._awaited[role]
+        if isinstance(reply, Fault) and not reply.definite and self.phase is not Phase.SETTLING:
+            self.doubt = self.doubt or self._placed(reply, role)
         if isinstance(reply, Stands) and self._is_ours(reply):
             self.off.discard(role)  # declared off, and it speaks: that word is not true any more
         match self.phase:
@@ -461,6 +470,11 @@ class Migration:
             case _:
                 return None
 
+    def _placed(self, fault: Fault, role: Role) -> Fault:
+        """With the host and the step that it is about, which a connection that broke does not name."""
+        host = self.request.source if role is Role.SOURCE else self.request.target
+        return replace(fault, host=fault.host or host, step=fault.step or str(self.phase))
+
     def _is_ours(self, reply: Stands) -> bool:
         return reply.standing.record.migration == self.request.migration
 
@@ -477,7 +491,7 @@ class Migration:
 
     def _end(self, phase: Phase) -> list[Command]:
         self.phase, self.blocked_on = phase, None
-        return [Finish(phase, self.fault if phase is Phase.UNDONE else None)]
+        return [Finish(phase, self.why if phase is Phase.UNDONE else None)]
 
     def _send(self, role: Role, request: Request) -> Send:
         self._number += 1

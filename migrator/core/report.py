@@ -64,6 +64,7 @@ class Report:
     next_command: str
     """The next safe command; empty: nothing is to be done."""
     fault: Fault | None
+    """Why it ended or stands otherwise than it was to: what certainly failed, else the first answer that was lost."""
     refusals: tuple[Objection, ...]
     notes: tuple[str, ...] = field(default=())
 
@@ -78,6 +79,10 @@ def of(story: Story) -> Report:
     )
     outcome, command = _outcome(story)
     notes = [*(plan.notes if plan else ()), *(note for each in machine.rounds for note in each.notes)]
+    if machine.phase is Phase.DONE and machine.doubt is not None:
+        notes.append(
+            f"an answer was lost on the way, and both hosts were asked what came of it: {machine.doubt.sentence()}"
+        )
     return Report(
         migration=request.migration,
         ve=request.ve,
@@ -99,7 +104,7 @@ def of(story: Story) -> Report:
         memory_method=next((each.memory_method for each in reversed(machine.rounds)), ""),
         outcome=outcome,
         next_command=command,
-        fault=machine.fault,
+        fault=machine.why,
         refusals=plan.refusals if plan else (),
         notes=tuple(dict.fromkeys(notes)),
     )

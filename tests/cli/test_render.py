@@ -125,6 +125,26 @@ def test_report_of_a_bad_end_says_where_it_is_and_what_to_do(phase: str) -> None
         assert lines[2] == f"  why: {found.fault.sentence()}"
 
 
+def test_undone_after_a_lost_answer_says_which() -> None:
+    """Nothing certainly failed; the host and step whose answer was lost are told, beside where the VE is."""
+    replies = [*GOOD[:4], (Role.SOURCE, LOST), (Role.SOURCE, stands(Claim.HOME)), (Role.TARGET, stands(Claim.REFUSED))]
+    lines = render.report(reports.of(tell(said([*replies, *undone()])))).splitlines()
+
+    assert lines[0].endswith(": undone")
+    assert "web is on alpha as before" in lines[1]
+    assert lines[2] == f"  why: handing-over on alpha: {LOST.message}"
+
+
+def test_done_in_spite_of_a_lost_answer_says_so() -> None:
+    """It went well, and somebody who looks at the times wants to know what was waited for."""
+    replies = [*GOOD[:4], (Role.SOURCE, LOST), (Role.SOURCE, stands(Claim.GONE)), (Role.TARGET, stands(Claim.OWNER))]
+    text = render.report(reports.of(tell(said([*replies, *GOOD[5:]]))))
+
+    assert ": done" in text.splitlines()[0]
+    assert "why:" not in text
+    assert "  note: an answer was lost on the way" in text
+
+
 def test_report_of_a_refusal_says_that_nothing_was_changed() -> None:
     """Refused: the VE is untouched, and each reason has its remedy."""
     text = render.report(reports.of(tell([], started=replace(STARTED, target=replace(BETA, engines=())))))

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -236,6 +237,36 @@ def test_status_tells_the_unfinished_and_the_next_command(run: Run) -> None:
     assert "next: migrator recover m2" in text
     assert set(plain["hosts"]) == {"alpha", "beta"}
     assert plain["report"]["phase"] == "settling"
+
+
+@pytest.mark.usefixtures("journal")
+def test_why_is_told_when_all_that_is_known_is_a_lost_answer(run: Run) -> None:
+    """No definite fault: host, step and the answer that did not come stand in `status` and `show`."""
+    for words in (("status",), ("show", "m2")):
+        assert f"  why: handing-over on alpha: {LOST.message}" in run(*words).stdout.splitlines()
+
+
+@pytest.mark.usefixtures("journal")
+def test_the_same_command_again_names_the_migration_that_is_not_over(run: Run) -> None:
+    """A controller was killed and its command is typed again: no second migration, no host asked; how to go on with the first."""
+    done = run("migrate", "web", "beta")
+
+    assert done.exit_code == Exit.REFUSED
+    assert "web is in migration m2 from alpha to beta, which nobody drives" in done.stderr
+    assert "Next: migrator resume m2" in done.stderr
+
+
+def test_what_another_controller_drives_is_left_to_it(run: Run, journal: SqlJournal, places: dict[str, str]) -> None:
+    """Not done, and said so: who drives it, how long a dead one can hold it, the next command."""
+    other = SqlJournal.at(Path(places["MIGRATOR_JOURNAL"]))
+    other.lease("m2", time.time(), "elsewhere:7")
+    done, again = run("resume", "m2"), run("migrate", "web", "beta")
+    other.close()
+
+    assert (done.exit_code, again.exit_code) == (Exit.BLOCKED, Exit.REFUSED)
+    assert "driven by elsewhere:7" in done.stderr
+    assert "Next: migrator recover m2" in done.stderr
+    assert "which elsewhere:7 drives" in again.stderr
 
 
 @pytest.mark.usefixtures("journal")

@@ -323,6 +323,7 @@ class OciEngine:
             await Runtime(name).forget(ve)
         for left in (Bundle(ve).path / "criu-root", _work(ve)):
             mounts.detach(left)
+        mounts.forget_criu_roots()
         shutil.rmtree(Bundle(ve).path / "criu-root", ignore_errors=True)
 
 

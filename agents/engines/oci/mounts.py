@@ -3,12 +3,15 @@
 Rule: only what lies below a directory of one VE is taken away, deepest first, and lazily: whoever still uses it keeps it.
 """
 
+import contextlib
 import ctypes
 import os
 import re
 from pathlib import Path
 
 MNT_DETACH = 2
+CRIU_ROOTS = Path("/tmp")
+"""Where CRIU makes `.criu.mntns.XXXXXX` for the time of a restore (criu/mount.c); one that is killed leaves it."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -25,6 +28,26 @@ def detach(directory: Path) -> None:
         if _libc.umount2(os.fsencode(point), MNT_DETACH) != 0:
             error = ctypes.get_errno()
             raise OSError(error, f"{point} cannot be unmounted: {os.strerror(error)}")
+
+
+def forget_criu_roots() -> None:
+    """Remove the empty directories of restores that were killed. One that is under way, of whatever VE, keeps its own: in
+    its mount namespace something is mounted there, and the kernel would take that away with the directory."""
+    lefts = list(CRIU_ROOTS.glob(".criu.mntns.*"))
+    if not lefts or _criu_works():
+        return
+    for left in lefts:
+        detach(left)
+        with contextlib.suppress(OSError):  # not empty, or gone
+            left.rmdir()
+
+
+def _criu_works() -> bool:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "comm").read_text() == "criu\n" and (entry / "cmdline").read_bytes():
+                return True
+    return False
 
 
 def _plain(point: str) -> str:

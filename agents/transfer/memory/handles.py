@@ -83,8 +83,12 @@ class MemorySender:
     async def start(cls, task: Task, argv: Sequence[str] = ()) -> "MemorySender":
         """Raises NotSendable."""
         lines = _Lines(await _open(argv or program("memory-sender")))
-        await lines.say(asdict(task))
-        heard = await lines.hear()
+        try:
+            await lines.say(asdict(task))
+            heard = await lines.hear()
+        except BaseException:
+            await lines.end()  # nobody has it yet who would end it
+            raise
         if heard is None or heard["did"] != "started":
             await lines.end()
             raise NotSendable(heard["why"] if heard else "the memory sender did not start")
@@ -148,11 +152,14 @@ class VeiledRun:
         process = await _open(program("veil", str(directory)), stderr=subprocess.STDOUT)
         assert process.stdout is not None
         said = bytearray()
-        while not said.endswith(b"\n") and (data := await process.stdout.receive_some()):
-            said += data
+        try:
+            while not said.endswith(b"\n") and (data := await process.stdout.receive_some()):
+                said += data
+        except BaseException:
+            await cls(process).end()  # nobody has it yet who would end it
+            raise
         if said != b"\n":
-            process.kill()
-            await process.wait()
+            await cls(process).end()
             raise NotSendable(f"CRIU cannot be made to leave pages out: {said.decode(errors='replace').strip()[-300:]}")
         return cls(process)
 

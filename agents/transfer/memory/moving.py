@@ -50,7 +50,7 @@ class LeavingMemory:
         self._wanted = method or os.environ.get(METHOD_VARIABLE, "")
         self._sender: MemorySender | None = None
         self._veiled: VeiledRun | None = None
-        self._veils = places.RUN / "veils" / channel.migration
+        self._veils = _veils(channel.migration)
         self.why_not = "pre-copy of memory was turned off" if self._wanted == OFF else engine.memory(ve).why_not
         """Why the memory moves in the images after all; empty as long as it is sent ahead."""
 
@@ -116,9 +116,7 @@ class LeavingMemory:
         if self._sender is not None:
             await self._sender.end()
         self._veiled = self._sender = None
-        shutil.rmtree(self._veils, ignore_errors=True)
-        with contextlib.suppress(OSError):  # not there, or another migration's are in it
-            self._veils.parent.rmdir()
+        forget(self._channel.migration)
 
     def _task(self) -> Task:
         group = self._engine.memory(self._ve).group
@@ -129,6 +127,18 @@ class LeavingMemory:
             self._wanted,
             _free_bytes() // SHADOW_SHARE,
         )
+
+
+def forget(migration: str) -> None:
+    """At the source: remove what lies on disk of a migration's memory, also of an earlier process of this agent."""
+    veils = _veils(migration)
+    shutil.rmtree(veils, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not there, or another migration's are in it
+        veils.parent.rmdir()
+
+
+def _veils(migration: str) -> Path:
+    return places.RUN / "veils" / migration
 
 
 class ComingMemory:

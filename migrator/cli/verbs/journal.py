@@ -10,7 +10,7 @@ import click
 import trio
 
 from migrator.app.driver import Driver
-from migrator.cli import frame, names, render
+from migrator.cli import frame, interrupts, names, render
 from migrator.cli.exits import Exit
 from migrator.cli.frame import Failure, json_option, say, say_json
 from migrator.cli.progress import Bars, PlainLines
@@ -48,6 +48,8 @@ def status(places: Places, as_json: bool) -> None:
         say(f"migration {report.migration}: {report.ve} from {report.source} to {report.target}: {report.phase}")
         for host, said in hosts.items():
             say(f"  {host}: {said}")
+        if report.fault is not None:
+            say(f"  why: {report.fault.sentence()}")
         say(f"  {_driver_line(entry)}")
         if command := (
             report.next_command if entry.leased_until_unix_s > time.time() else f"migrator recover {report.migration}"
@@ -240,8 +242,11 @@ def take_up(
     first: Callable[[MigrationRequest], list[Event]],
     of_host: str = "",
 ) -> None:
-    """Take unfinished migrations over and drive them; with `of_host` those of one host."""
+    """Take unfinished migrations over and drive them; with `of_host` those of one host. Ctrl-C leaves them at once."""
     outcomes: list[tuple[MigrationRequest, Story | FaultError]] = []
+    driven: list[str] = []
+    others: list[str] = []
+    """Migrations that another controller drives."""
     display = Bars() if frame.terminal() else PlainLines()
 
     async def one(made: Controller, entry: Entry) -> None:
@@ -250,8 +255,11 @@ def take_up(
             driver = await Driver.take_up(entry.request.migration, around)
         except LeaseLost as lost:
             click.echo(f"{lost}; left to it", err=True)
+            others.append(entry.request.migration)
             return
+        driven.append(entry.request.migration)
         outcomes.append((entry.request, await driver.resume(*first(entry.request))))
+        driven.remove(entry.request.migration)
 
     async def work(made: Controller) -> None:
         if wanted:
@@ -264,14 +272,22 @@ def take_up(
         if of_host:
             frame.find_host(made, of_host)
             entries = [each for each in entries if of_host in (each.request.source, each.request.target)]
-        async with trio.open_nursery() as nursery:
-            for entry in entries:
-                nursery.start_soon(one, made, entry)
+
+        async def all_of_them() -> None:
+            async with trio.open_nursery() as nursery:
+                for entry in entries:
+                    nursery.start_soon(one, made, entry)
+
+        await interrupts.carry_out(all_of_them, lambda: driven)
 
     try:
         frame.run(places, work)
     finally:
         display.close()
+    if others and not outcomes:
+        again = f"migrator recover {' '.join(others)}"
+        said = f"nothing was done: another controller drives {', '.join(others)}"
+        raise Failure(f"{said}; if it is dead, its hold ends within 20 s. Next: {again}", Exit.BLOCKED)
     if not outcomes:
         say("no migration is unfinished" + (f" on {of_host}" if of_host else "") if not as_json else "[]")
         return

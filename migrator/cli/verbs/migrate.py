@@ -1,8 +1,8 @@
 """`migrator plan` and `migrator migrate`."""
 
 import getpass
-import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ import trio
 
 from migrator.app.driver import inspect
 from migrator.app.fleet import Fleet
-from migrator.cli import exits, fleet_view, frame, names, render
+from migrator.cli import exits, fleet_view, frame, interrupts, names, render
 from migrator.cli.exits import Exit
 from migrator.cli.frame import Failure, json_option, say, say_json
 from migrator.cli.progress import Bars, PlainLines
@@ -158,7 +158,7 @@ def migrate(
     """Move running VEs to TARGET.
 
     Ctrl-C asks for an orderly abort: what has not been handed over is undone. A second Ctrl-C leaves; the hosts
-    finish or undo what is under way by themselves, and `migrator recover` takes it up again.
+    finish or undo what is under way by themselves, and `migrator resume` takes it up again.
     """
     outcomes: list[tuple[MigrationRequest, Story | FaultError]] = []
 
@@ -167,7 +167,12 @@ def migrate(
         wanted = await requests(made, ves, target, given)
         await run_all(made, wanted, parallel, outcomes, observers)
 
-    frame.run(places, work)
+    try:
+        frame.run(places, work)
+    except Failure as left:
+        if outcomes and left.exit_code == Exit.DETACHED:
+            tell_outcomes(outcomes, as_json)
+        raise
     show_outcomes(outcomes, as_json)
 
 
@@ -178,6 +183,7 @@ async def requests(made: Controller, ves: Sequence[str], target: str, given: dic
         raise Failure("--new-id goes with one VE", Exit.USAGE)
     if len(set(ves)) < len(ves):
         raise Failure("a VE is named twice", Exit.USAGE)
+    await _not_under_way(made, ves)
     found = await fleet_view.look(made)
     sources = [fleet_view.source_of(found, ve, given["source"]) for ve in ves]
     if target in found.silent:
@@ -191,6 +197,24 @@ async def requests(made: Controller, ves: Sequence[str], target: str, given: dic
     ]
 
 
+async def _not_under_way(made: Controller, ves: Sequence[str]) -> None:
+    """Of each VE at most one migration: a new one of a VE whose last has not ended would only be refused by its hosts.
+
+    Raises Failure, naming the one there is.
+    """
+    for entry in await trio.to_thread.run_sync(made.journal.unfinished):
+        request = entry.request
+        if request.ve not in ves and request.target_ve not in ves:
+            continue
+        what = f"{request.ve} is in migration {request.migration} from {request.source} to {request.target}"
+        if entry.leased_until_unix_s > time.time():
+            waits = "if that program is dead its hold ends within 20 s, then: migrator resume"
+            said = f"{what}, which {entry.holder} drives. Nothing was changed. Next: migrator status ({waits} {request.migration})"
+        else:
+            said = f"{what}, which nobody drives. Nothing was changed. Next: migrator resume {request.migration}"
+        raise Failure(said, Exit.REFUSED)
+
+
 async def run_all(
     made: Controller,
     wanted: Sequence[MigrationRequest],
@@ -202,30 +226,27 @@ async def run_all(
     display = Bars() if frame.terminal() else PlainLines()
     per_host = {host.name: host.parallel for host in made.inventory.hosts}
     fleet = Fleet(made.surroundings([display, *others]), per_host, parallel)
+
+    def abort() -> None:
+        click.echo("aborting: what has not been handed over is undone; once more to leave at once", err=True)
+        fleet.abort(f"{getpass.getuser()} (interrupt)")
+
+    async def work() -> None:
+        await fleet.run(wanted, lambda request, how: outcomes.append((request, how)))
+
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_on_interrupt, fleet, nursery)
-            await fleet.run(wanted, lambda request, how: outcomes.append((request, how)))
-            nursery.cancel_scope.cancel()
+        await interrupts.carry_out(work, lambda: list(fleet.drivers), abort)
     finally:
         display.close()
 
 
-async def _on_interrupt(fleet: Fleet, nursery: trio.Nursery) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            break
-        click.echo("aborting: what has not been handed over is undone; once more to leave at once", err=True)
-        fleet.abort(f"{getpass.getuser()} (interrupt)")
-        async for _ in signals:
-            break
-    left = ", ".join(fleet.drivers)
-    click.echo(f"left. The hosts finish or undo by themselves. Next: migrator recover {left}", err=True)
-    click.get_current_context().exit(int(Exit.DETACHED))
-
-
 def show_outcomes(outcomes: Sequence[tuple[MigrationRequest, Story | FaultError]], as_json: bool) -> None:
     """Print how it ended; ends the program with the status of the worst."""
+    sys.exit(int(tell_outcomes(outcomes, as_json)))
+
+
+def tell_outcomes(outcomes: Sequence[tuple[MigrationRequest, Story | FaultError]], as_json: bool) -> Exit:
+    """Print how it ended; the status of the worst."""
     worst = Exit.DONE
     plain: list[object] = []
     for request, how in outcomes:
@@ -246,4 +267,4 @@ def show_outcomes(outcomes: Sequence[tuple[MigrationRequest, Story | FaultError]
             click.echo(f"migration {request.migration}: {where}. Next: migrator status", err=True)
     if as_json:
         say_json(plain[0] if len(plain) == 1 else plain)
-    sys.exit(int(worst))
+    return worst
