@@ -57,6 +57,8 @@ class Result:
     took_s: float = 0.0
     verdict: Verdict = field(default_factory=Verdict)
     evidence: Path | None = None
+    said: dict[str, list[str]] = field(default_factory=dict)
+    """Side -> what its agent logged, in order."""
 
 
 def run(site: Site, trial: Trial, evidence: Path) -> Result:
@@ -74,6 +76,7 @@ def run(site: Site, trial: Trial, evidence: Path) -> Result:
         result.verdict.breaches.append(f"the run broke down: {type(error).__name__}: {error}")
     finally:
         result.verdict.breaches[:0] = scene.complaints
+        result.said = {side: [str(line["event"]) for line in log.lines] for side, log in scene.logs.items()}
         result.ended, result.took_s = scene.ended(), time.monotonic() - began_s
         if result.verdict.breaches:
             result.evidence = evidence / trial.name.replace("/", "-").replace(" ", "-")
@@ -108,7 +111,9 @@ def _settle(scene: Scene, fault: Fault) -> dict[str, Any]:
     if not scene.recover_until_quiet():
         scene.complaints.append(f"{QUIET_LIMIT_S:g} s of recovering did not bring the migration to its end")
     if not scene.served():
-        scene.complaints.append(f"the client was not served within {SERVED_LIMIT_S:g} s after all was settled")
+        scene.complaints.append(
+            f"the client was not served when {SERVED_LIMIT_S:g} s and its TCP's own pause were over after all was settled"
+        )
     told = scene.client.stop()
     scene.sampler.close()
     for log in scene.logs.values():
