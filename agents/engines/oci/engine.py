@@ -318,12 +318,17 @@ class OciEngine:
             await self._remove(ve)
 
     async def _forget(self, ve: str) -> None:
-        """What the runtimes still remember of a VE without processes; either, since nobody knows what was here before."""
-        for name in RUNTIMES:
-            await Runtime(name).forget(ve)
-        for left in (Bundle(ve).path / "criu-root", _work(ve)):
+        """What the runtimes still remember of a VE without processes; either, since nobody knows what was here before.
+
+        Mounts first: a killed restore leaves the VE's root mounted in its runtime's state, and whoever removes that
+        (`runc delete -f` as well) would remove the VE's files.
+        """
+        runtimes = [Runtime(name) for name in RUNTIMES]
+        for left in (Bundle(ve).path / "criu-root", _work(ve), *(each.state(ve) for each in runtimes)):
             mounts.detach(left)
         mounts.forget_criu_roots()
+        for each in runtimes:
+            await each.forget(ve)
         shutil.rmtree(Bundle(ve).path / "criu-root", ignore_errors=True)
 
 

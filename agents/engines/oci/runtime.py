@@ -44,20 +44,20 @@ class Runtime:
         mode = ("--manage-cgroups-mode=ignore",) if self.name == "crun" else ()
         return "--tcp-established", "--file-locks", *mode, f"--image-path={images}", f"--work-path={work}"
 
-    @property
-    def _state(self) -> Path:
-        return Path("/run") / self.name
+    def state(self, ve: str) -> Path:
+        """Where it keeps what it remembers of a VE."""
+        return Path("/run") / self.name / ve
 
     def knows(self, ve: str) -> bool:
         """Whether it remembers a VE of this id, dead or alive."""
-        return (self._state / ve).exists()
+        return self.state(ve).exists()
 
     async def forget(self, ve: str) -> None:
         """Remove what it remembers of a VE without processes, by its own verb first; a failed restore leaves a half of it
-        that the verb cannot remove."""
+        that the verb cannot remove. Nothing may be mounted there any more: both ways would remove the files in it."""
         if self.knows(ve):
             await shell.run([self.name, "delete", "-f", ve], limit_s=FORGET_LIMIT_S)
-            shutil.rmtree(self._state / ve, ignore_errors=True)
+            shutil.rmtree(self.state(ve), ignore_errors=True)
 
 
 def last_words(ran: Ran, log: Path) -> str:

@@ -400,7 +400,10 @@ class EngineContract:
             with trio.move_on_after(after_s):
                 await harness.engine.hold(harness.ve, harness.scratch / "images")
             await harness.engine.drop(harness.ve)
-            assert await harness.remains() == []
+            remained = list(await harness.remains())
+            assert remained == [], (
+                f"given up after {after_s} s, then dropped, and there is still: {'; '.join(remained)}"
+            )
             [tree, *_] = await harness.engine.accept(coming)
             await harness.copy(harness.scratch / "kept", tree.path, tree.excluded)
         await harness.engine.hold(harness.ve, harness.scratch / "images")

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from scenarios.lab.fleet import Lab
-from tests.agents.engines.contract import EngineContract
+from tests.agents.engines.contract import EngineContract, moving
 from tests.agents.engines.oci_harness import OciHarness, engine_on
 from tests.agents.engines.remote import RemoteEngine
 
@@ -29,3 +29,19 @@ async def harness(request: pytest.FixtureRequest, engine_lab: Lab, engine: Remot
 
 class TestOci(EngineContract):
     """The contract."""
+
+    async def test_mounts_of_a_killed_restore(self, harness: OciHarness) -> None:
+        """A killed restore leaves the VE's root mounted in its runtime's state: no file of it is removed through that."""
+        await harness.make()
+        root = f"/var/lib/migrator/ve/{harness.ve}/rootfs"
+        left = f"/run/{harness.runtime}/{harness.ve}/criu-root"
+        before = harness.host.run("find", root, "-xdev").stdout
+        harness.host.run("mkdir", "-p", left)
+        harness.host.run("mount", "--bind", root, left)
+
+        await harness.engine.stop(harness.ve)
+
+        assert harness.host.run("find", root, "-xdev").stdout == before
+        assert not harness.host.path(left).exists()
+        await harness.engine.start(harness.ve)
+        await moving(harness)
