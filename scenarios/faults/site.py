@@ -50,7 +50,9 @@ MAY_BE = re.compile(
     r"|file /root/\.ssh/\.migrator\.lock)$"
 )
 """What a host has or has not, whether a VE ever came or went: empty directories, the record of who has the VE, caches."""
-MAY_BE_AT_HOME = re.compile(rf": file /run/migrator/work/{VE}(/(hold|bin|bin/criu|[a-z-]+\.(log|conf)|stats-[a-z]+))?$")
+MAY_BE_AT_HOME = re.compile(
+    rf": file /run/migrator/work/{VE}(/(hold|(dump-)?bin(/criu)?|[a-z-]+\.(log|conf)|stats-[a-z]+))?$"
+)
 """Where the VE is: the logs of the tools that brought it."""
 
 

@@ -35,13 +35,14 @@ def prepare_dump(work: Path, group: Group) -> dict[str, str]:
     work.mkdir(parents=True, exist_ok=True)
     config = work / "dump.conf"
     config.write_text(COMMON)
-    environment = {"CRIU_CONFIG_FILE": str(config)}
+    command = _criu()
     if limits.needed(group.processes()):
         program = work / "limits.py"
         program.write_text(importlib.resources.files(limits.__package__ or "").joinpath("limits.py").read_text())
-        body = f'exec {sys.executable} -I -S {program} {_criu()} "$@"\n'
-        environment["PATH"] = _first_on_path(work / "dump-bin", body)
-    return environment
+        command = f"{sys.executable} -I -S {program} {command}"
+    # A CRIU that is killed lets go of processes that it has thawed for its work: they must not get far.
+    body = f'{command} "$@"\nstatus=$?\n[ $status = 0 ] || echo 1 > {group.path}/cgroup.freeze\nexit $status\n'
+    return {"CRIU_CONFIG_FILE": str(config), "PATH": _first_on_path(work / "dump-bin", body)}
 
 
 def prepare_hold(work: Path, group: Group, *, lazily: bool = False) -> dict[str, str]:

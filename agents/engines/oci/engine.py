@@ -17,7 +17,7 @@ import trio
 from pyroute2 import NetlinkError
 
 from agents import places, shell
-from agents.engines.oci import criu, facts, fitness, mounts, repairs, tools
+from agents.engines.oci import criu, facts, fitness, mounts, repairs, sockets, tools
 from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
 from agents.engines.oci.cgroup import Group, moves_at_once
 from agents.engines.oci.runtime import RUNTIMES, Runtime, last_words
@@ -32,6 +32,8 @@ START_LIMIT_S = 60.0
 GRACE_S = 10.0
 """How long the first process of a VE that listens for SIGTERM may take to end everything in order."""
 CRIU_LIMIT_S = 600.0
+UNFINISHED = "dump.unfinished"
+"""In the work directory while CRIU dumps: one that was ended then has left the processes as it had them in its hands."""
 NEIGHBOURS = "neighbours.json"
 """Beside CRIU's images: what the VE knows of hardware addresses. Without it, it has to ask."""
 
@@ -150,6 +152,10 @@ class OciEngine:
         if not group.populated:
             raise fault_error(FaultCode.CONFLICT, f"{ve} has no process to thaw", step="thaw")
         await group.free()
+        if (broken := _work(ve) / UNFINISHED).exists():
+            await group.freeze()
+            await trio.to_thread.run_sync(sockets.leave_repair, group.processes())
+            broken.unlink()
         links.join(Bundle(ve).interfaces())
         group.thaw()
         await self.deliver(ve, await self.missed(ve))
@@ -180,13 +186,16 @@ class OciEngine:
             raise fault_error(FaultCode.CONFLICT, f"{ve} is not frozen", step="dump")
         shutil.rmtree(images, ignore_errors=True)
         images.mkdir(parents=True, mode=0o700)
+        work.mkdir(parents=True, exist_ok=True)
         (work / "dump.log").unlink(missing_ok=True)
+        (work / UNFINISHED).touch()
         try:
             await self._checkpoint(ve, images, work, run)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self._as_before_dump(group)
             raise
+        (work / UNFINISHED).unlink()
         return Dump(criu.duration_s(work / "dump.log"), sum(path.stat().st_size for path in images.iterdir()))
 
     async def _checkpoint(self, ve: str, images: Path, work: Path, run: Run) -> None:

@@ -3,7 +3,10 @@
 Rule: a process that does not answer is named, with what its silence means for the VE.
 """
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +74,13 @@ class _Lines:
             self.process.kill()
             await self.process.wait()
 
+    async def end_at_once(self) -> None:
+        """Kill it with all that it started. May be called again."""
+        with trio.CancelScope(shield=True):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            await self.process.wait()
+
 
 class MemorySender:
     """The source's sender of one VE's memory. Made by ``start``; ``end`` in every case."""
@@ -104,11 +114,11 @@ class MemorySender:
 
     async def look(self, veils: Path) -> Look:
         """Of the frozen VE; the dump may begin, and the rest is being sent. Raises as ``round`` does."""
-        return _made(Look, await self._order({"do": "last", "veils": str(veils)}, "look"))
+        return _made(Look, await self._order({"do": "last", "veils": str(veils)}, "look", frozen=True))
 
     async def sent(self) -> tuple[RoundStats, str]:
         """After ``look``: the target holds everything; the name of its seal. Raises as ``round`` does."""
-        heard = await self._await("sent")
+        heard = await self._await("sent", frozen=True)
         return _made(RoundStats, heard), heard["seal"]
 
     async def end(self) -> None:
@@ -116,15 +126,22 @@ class MemorySender:
         await self._lines.end()
 
     async def _order(
-        self, order: Mapping[str, Any], did: str, moving: Callable[[int, int], None] = lambda done, total: None
+        self,
+        order: Mapping[str, Any],
+        did: str,
+        moving: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        frozen: bool = False,
     ) -> dict[str, Any]:
         try:
             await self._lines.say(order)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise _lost("the memory sender has ended") from None
-        return await self._await(did, moving)
+        return await self._await(did, moving, frozen=frozen)
 
-    async def _await(self, did: str, moving: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
+    async def _await(
+        self, did: str, moving: Callable[[int, int], None] = lambda done, total: None, *, frozen: bool = False
+    ) -> dict[str, Any]:
         try:
             while (heard := await self._lines.hear()) is not None:
                 if heard["did"] == did:
@@ -135,7 +152,9 @@ class MemorySender:
                     await self.end()
                     raise NotSendable(heard["why"]) if heard["kind"] == Kind.REFUSED else _lost(heard["why"])
         except trio.Cancelled:
-            await self.end()  # half an order: what it says next would answer nobody
+            # Half an order: what it says next would answer nobody. The VE that stands still waits for its thaw, and no code
+            # of ours is in it then; one that runs may have some, which has to come out in order.
+            await (self._lines.end_at_once() if frozen else self.end())
             raise
         raise _lost("the memory sender has ended")
 
