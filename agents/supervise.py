@@ -49,6 +49,7 @@ def supervise() -> None:
     _enter_leaf()
     _detach()
     _keep()
+    os._exit(0)
 
 
 def _enter_leaf() -> None:
@@ -66,22 +67,33 @@ def _detach() -> None:
 
 
 def _keep() -> None:
-    child: list[subprocess.Popen[bytes]] = []
-
-    def end(*_: object) -> None:
-        if child:
-            child[0].terminate()
-            child[0].wait()
-        os._exit(0)
-
-    signal.signal(signal.SIGTERM, end)
+    """Until SIGTERM, which only wakes us: a handler that waits for the child would wait for itself."""
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
+    signal.signal(signal.SIGTERM, lambda *_: None)
     pause_s = AGAIN_S
     while True:
         began_s = time.monotonic()
-        child[:] = [subprocess.Popen([sys.executable, "-I", str(places.PROGRAM), "serve"])]
-        child[0].wait()
+        if not _run_agent(told):
+            return
         pause_s = AGAIN_S if time.monotonic() - began_s > STEADY_S else min(2 * pause_s, AGAIN_S_MAX)
-        time.sleep(pause_s)
+        if select.select([told], [], [], pause_s)[0]:
+            return
+
+
+def _run_agent(told: int) -> bool:
+    """The agent once, to its end; False: we are to end, and it has ended with us."""
+    child = subprocess.Popen([sys.executable, "-I", str(places.PROGRAM), "serve"])
+    handle = os.pidfd_open(child.pid)
+    try:
+        to_end = told in select.select([told, handle], [], [])[0]
+    finally:
+        os.close(handle)
+    if to_end:
+        child.terminate()
+    child.wait()
+    return not to_end
 
 
 def running() -> int:
@@ -107,5 +119,6 @@ def stop() -> None:
         signal.pidfd_send_signal(handle, signal.SIGTERM)
         if not select.select([handle], [], [], END_LIMIT_S)[0]:
             signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [], END_LIMIT_S)  # its lock goes with it, and the next one needs that
     finally:
         os.close(handle)

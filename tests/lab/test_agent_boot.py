@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agents import supervise
 from scenarios.lab import bundles
 from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
@@ -84,4 +85,18 @@ def test_agent_comes_back_when_it_ends(lab: Lab) -> None:
     host.run("kill", "-9", before)
     until(lambda: host.run("sh", "-c", find).stdout.strip() not in ("", before))
 
+    assert answers(lab, "alpha")
+
+
+def test_agent_is_replaced_in_order(lab: Lab) -> None:
+    """A supervisor that is told to end takes its agent with it at once: nobody has to kill it, and one agent is left."""
+    host = lab.host("alpha")
+    migrator(lab, "host", "add", "alpha")
+
+    began_s = time.monotonic()
+    host.run("python3", "-I", "/var/lib/migrator/agent/current", "stop")
+
+    assert time.monotonic() - began_s < supervise.END_LIMIT_S / 2
+    assert "serve" not in host.run("ps", "-eo", "args").stdout
+    migrator(lab, "host", "add", "alpha")
     assert answers(lab, "alpha")
