@@ -24,6 +24,7 @@ from agents.handover.vocabulary import Order, PeerOrder
 from agents.keeper import Keeper
 from agents.network import links
 from agents.records import Records
+from agents.transfer.memory.moving import offers
 from agents.works import VeWorks
 from migrator.wire import framing
 from migrator.wire.codec import decode, encode
@@ -110,7 +111,11 @@ class Daemon:
             case InspectHost():
                 return HostInspected(await self._facts())
             case ListVes():
-                found = [facts for engine in self.registry.engines.values() for facts in await engine.discover()]
+                found = [
+                    replace(facts, memory_offers=offers(engine, facts.ve)) if facts.state is VeState.RUNNING else facts
+                    for engine in self.registry.engines.values()
+                    for facts in await engine.discover()
+                ]
                 return VesListed(tuple(found), self.records.all())
             case Ask():
                 return await (await self.keeper(request.ve)).standing()

@@ -25,7 +25,7 @@ from agents.transfer.image_sending import ImageSender
 from agents.transfer.memory import moving
 from agents.transfer.memory.moving import ComingMemory, LeavingMemory
 from agents.transfer.memory.port import RoundStats
-from migrator.wire.facts import Claim, Mode, Record, Standing, VeState
+from migrator.wire.facts import Claim, MemoryMethod, Mode, Record, Standing, VeState
 from migrator.wire.faults import FaultCode, FaultError, fault_error
 from migrator.wire.messages import (
     Copied,
@@ -193,8 +193,11 @@ class VeWorks:
         self._close_images()
         self._channel = channel.open_to(order.migration, order.address, order.port, order.host_keys)
         self._files = FileCopy(self._channel, self._engine.trees(self._ve), order.places)
-        if isinstance(self._engine, PagesApart) and await self.look() is VeState.RUNNING:
-            self._memory = LeavingMemory(self._engine, self._ve, self._channel, order.memory_method)
+        ahead = order.memory_method is not MemoryMethod.DUMP
+        if ahead and isinstance(self._engine, PagesApart) and await self.look() is VeState.RUNNING:
+            self._memory = LeavingMemory(
+                self._engine, self._ve, self._channel, order.memory_method, order.compare_bytes
+            )
 
     async def _file_round(self, order: PreCopy) -> int:
         assert self._files is not None
@@ -248,7 +251,7 @@ class VeWorks:
     async def _checkpoint(self, directory: Path) -> Dump:
         """With the rest of the memory beside it, where that was sent ahead."""
         began_s = trio.current_time()
-        if self._memory is not None and self._memory.method:
+        if self._memory is not None and self._memory.method is not MemoryMethod.DUMP:
             dump, parts = await self._memory.dump(directory)
             self._blackout.parts_s |= parts.parts_s
             self._blackout.memory_bytes = parts.bytes

@@ -6,7 +6,7 @@ from dataclasses import replace
 from migrator.core.story import Story
 from migrator.core.vocabulary import Event, MigrationRequest, Policy, Replied, Role, Started
 from migrator.ports.observer import Observer
-from migrator.wire.facts import Claim, HostFacts, Interface, Record, Standing, VeFacts, VeState
+from migrator.wire.facts import Claim, HostFacts, Interface, MemoryMethod, Record, Standing, VeFacts, VeState
 from migrator.wire.faults import Fault, FaultCode
 from migrator.wire.messages import Copied, Departing, HandedOver, Reply, Reserved, Stands
 
@@ -35,8 +35,8 @@ def good(migration: str = "m1") -> tuple[tuple[Role, Reply], ...]:
     return (
         (Role.SOURCE, Departing("key")),
         (Role.TARGET, Reserved(("host key",))),
-        (Role.SOURCE, Copied(1, 1.0, 1000, 0.1, 600, 0.1, memory_method="writes")),
-        (Role.SOURCE, Copied(2, 0.1, 50, 0.1, 60, 0.1, 2000.0, memory_method="writes")),
+        (Role.SOURCE, Copied(1, 1.0, 1000, 0.1, 600, 0.1, memory_method=MemoryMethod.TRACKED)),
+        (Role.SOURCE, Copied(2, 0.1, 50, 0.1, 60, 0.1, 2000.0, memory_method=MemoryMethod.TRACKED)),
         (Role.SOURCE, HANDED),
         (Role.TARGET, stands(Claim.OWNER, migration)),
         (Role.SOURCE, stands(Claim.GONE, migration)),

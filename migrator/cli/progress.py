@@ -31,7 +31,7 @@ def lines_of(story: Story, event: Event) -> list[str]:
     machine, ve, lines = story.machine, story.request.ve, []
     if isinstance(event, Replied) and isinstance(event.reply, Copied):
         done = event.reply
-        memory = f", {size(done.memory_bytes)} of memory" if done.memory_method else ""
+        memory = f", {size(done.memory_bytes)} of memory" if done.memory_bytes else ""
         predicted = f"; predicted blackout {duration(machine.prediction.blackout_s)}" if machine.prediction else ""
         moved = f"{size(done.file_bytes)} of files{memory} in {duration(done.duration_s)}"
         lines.append(f"{ve}: round {done.round}: {moved}{predicted}")

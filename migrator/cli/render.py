@@ -7,13 +7,19 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from migrator.app.hosts import HostState
+from migrator.core.memory import MemoryPlan
 from migrator.core.plan import Plan
 from migrator.core.report import BlackoutReport, Report
 from migrator.core.vocabulary import MigrationRequest
-from migrator.wire.facts import HostFacts, Objection, VeFacts, VeState
+from migrator.wire.facts import HostFacts, MemoryMethod, Objection, VeFacts, VeState
 from migrator.wire.faults import Fault
 
 SKEW_WARN_S = 2.0
+METHODS = {
+    MemoryMethod.TRACKED: "ahead, then what is written meanwhile",
+    MemoryMethod.CONTENT: "ahead, then what differs from what was sent",
+    MemoryMethod.DUMP: "all of it in the blackout",
+}
 
 
 def size(count: float) -> str:
@@ -74,9 +80,20 @@ def plan(request: MigrationRequest, made: Plan) -> str:
         f"  to copy: {size(forecast.file_bytes)} of files, {size(forecast.memory_bytes)} of memory",
         f"  predicted: blackout {duration(forecast.blackout_s)}, all in all {duration(forecast.total_s)}",
     ]
+    if made.memory is not None:
+        lines.append(f"  memory: {_memory(made.memory, request.source)}")
     lines += [f"  waived: {each.name}: {each.evidence}" for each in made.waived]
     lines += [f"  note: {note}" for note in made.notes]
     return "\n".join(lines)
+
+
+def _memory(chosen: MemoryPlan, source: str) -> str:
+    cost = (
+        f"; what was sent is remembered in {size(chosen.cost_bytes)} of {source}'s memory, {size(chosen.compare_bytes)} at most"
+        if chosen.compare_bytes
+        else ""
+    )
+    return f"{METHODS[chosen.method]} ({chosen.method}), because {chosen.reason}{cost}"
 
 
 def report(found: Report) -> str:
@@ -109,7 +126,7 @@ def _work(found: Report) -> list[str]:
     if not found.rounds:
         return []
     rounds = f"{len(found.rounds)} round{'s' if len(found.rounds) > 1 else ''}"
-    memory = f", {size(found.memory_bytes)} of memory by {found.memory_method}" if found.memory_method else ""
+    memory = f", {size(found.memory_bytes)} of memory ({found.memory_method})" if found.memory_bytes else ""
     image = f", {size(found.image_bytes)} of checkpoint" if found.image_bytes else ""
     phases = ", ".join(f"{name} {duration(took)}" for name, took in found.phases_s.items())
     return [

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from migrator.wire.facts import MemoryMethod
 from migrator.wire.messages import Copied
 
 FIXED_S = 0.25
@@ -55,7 +56,7 @@ def predict(rounds: Sequence[Copied], memory_bytes: int, assumed_bytes_per_s: fl
     """The blackout as it looks after these rounds, for a VE with this much memory."""
     rate = bandwidth(rounds, assumed_bytes_per_s)
     last = rounds[-1] if rounds else None
-    if last is None or not last.memory_method:
+    if last is None or last.memory_method is MemoryMethod.DUMP:
         rest = memory_bytes
     elif last.dirty_bytes_per_s < 0:
         rest = min(memory_bytes, last.memory_bytes)

@@ -32,7 +32,7 @@ from migrator.core.vocabulary import (
     Started,
     WaitUntil,
 )
-from migrator.wire.facts import Claim, Mode, Record, Standing, VeFacts, VeState
+from migrator.wire.facts import Claim, MemoryMethod, Mode, Record, Standing, VeFacts, VeState
 from migrator.wire.faults import Fault, FaultCode
 from migrator.wire.messages import (
     Adopt,
@@ -260,7 +260,7 @@ class Migration:
         )
 
     def _round(self) -> list[Command]:
-        request = self.request
+        request, moving = self.request, self.plan.memory if self.plan is not None else None
         pre_copy = PreCopy(
             request.migration,
             self._next(),
@@ -271,6 +271,8 @@ class Migration:
             self._reserved.places,
             request.policy.bandwidth_bytes_per_s,
             len(self.rounds) + 1,
+            moving.method if moving is not None else MemoryMethod.DUMP,
+            moving.compare_bytes if moving is not None else 0,
         )
         return [self._send(Role.SOURCE, pre_copy)]
 

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from migrator.core import memory
 from migrator.core.convergence import FIXED_S
+from migrator.core.memory import MemoryPlan
 from migrator.core.refusals import refusals
 from migrator.core.vocabulary import MigrationRequest, Started
-from migrator.wire.facts import Mode, Objection, VeFacts, VeState
+from migrator.wire.facts import MemoryMethod, Mode, Objection, VeFacts, VeState
 
 STOP_S, START_S = 2.0, 2.0
 """What stopping and starting a VE is assumed to take before anything was measured."""
@@ -33,6 +35,8 @@ class Plan:
     refusals: tuple[Objection, ...]
     waived: tuple[Objection, ...]
     notes: tuple[str, ...]
+    memory: MemoryPlan | None = None
+    """How its memory moves; None: it does not move live."""
 
 
 def make(request: MigrationRequest, facts: Started) -> Plan:
@@ -43,7 +47,8 @@ def make(request: MigrationRequest, facts: Started) -> Plan:
     waived = tuple(each for each in found if each.waivable and each.name in request.policy.waived)
     standing = tuple(each for each in found if each not in waived)
     notes = ve.notes if ve is not None else ()
-    return Plan(mode, reason, _forecast(request, ve, mode), standing, waived, notes)
+    moving = memory.choose(request.policy.memory, ve, facts.source) if ve is not None and mode is Mode.LIVE else None
+    return Plan(mode, reason, _forecast(request, ve, mode, moving), standing, waived, notes, moving)
 
 
 def choose_mode(request: MigrationRequest, ve: VeFacts | None) -> tuple[Mode, str]:
@@ -60,14 +65,18 @@ def choose_mode(request: MigrationRequest, ve: VeFacts | None) -> tuple[Mode, st
     return Mode.LIVE, f"{ve.ve} runs and can be checkpointed"
 
 
-def _forecast(request: MigrationRequest, ve: VeFacts | None, mode: Mode) -> Forecast:
+def _forecast(request: MigrationRequest, ve: VeFacts | None, mode: Mode, moving: MemoryPlan | None) -> Forecast:
     if ve is None:
         return Forecast(0.0, 0.0, 0, 0)
     policy = request.policy
     line = min(request.link_bytes_per_s, policy.bandwidth_bytes_per_s or request.link_bytes_per_s)
-    memory = ve.memory_bytes if mode is Mode.LIVE else 0
-    rounds_s = (ve.disk_bytes + memory) / line + ROUND_OVERHEAD_S
+    held = ve.memory_bytes if mode is Mode.LIVE else 0
+    ahead = moving is not None and moving.method is not MemoryMethod.DUMP
+    rounds_s = (ve.disk_bytes + (held if ahead else 0)) / line + ROUND_OVERHEAD_S
     if ve.state is not VeState.RUNNING:
         return Forecast(0.0, rounds_s, ve.disk_bytes, 0)
-    blackout_s = FIXED_S + 0.05 * memory / line if mode is Mode.LIVE else STOP_S + ROUND_OVERHEAD_S + START_S
-    return Forecast(blackout_s, rounds_s + blackout_s, ve.disk_bytes, memory)
+    in_blackout = (0.05 if ahead else 1.0) * held
+    blackout_s = (
+        FIXED_S + in_blackout / request.link_bytes_per_s if mode is Mode.LIVE else STOP_S + ROUND_OVERHEAD_S + START_S
+    )
+    return Forecast(blackout_s, rounds_s + blackout_s, ve.disk_bytes, held)

@@ -4,6 +4,7 @@ Rule: what needs knowledge of an engine is found by that engine on the target (`
 here; what both hosts' facts show is compared here.
 """
 
+from migrator.core import memory
 from migrator.core.vocabulary import MigrationRequest, Started
 from migrator.wire.facts import Mode, Objection, VeFacts, VeState
 
@@ -81,6 +82,7 @@ def _about_ve(request: MigrationRequest, facts: Started, ve: VeFacts, mode: Mode
         remedy = "move that data into the VE's directory, or waive it if the target has the same at the same place"
         found.append(Objection("foreign-mounts", evidence, remedy, waivable=True))
     if mode is Mode.LIVE:
+        found += memory.objections(request.policy.memory, ve)
         found += [
             Objection("blocker", blocker, "end it, or --mode stop-copy", waivable=True) for blocker in ve.blockers
         ]

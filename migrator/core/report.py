@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from migrator.core.advice import advise
 from migrator.core.phases import Phase
 from migrator.core.story import Story
-from migrator.wire.facts import Objection
+from migrator.wire.facts import Mode, Objection
 from migrator.wire.faults import Fault
 
 OURS_NAME = "our own overhead"
@@ -59,6 +59,9 @@ class Report:
     image_bytes: int
     predicted_blackout_ms: float
     memory_method: str
+    """By which the memory moved in the end (`wire.facts.MemoryMethod`); empty: not live, or not known yet."""
+    memory_reason: str
+    """Why the plan chose what it chose; what came in between is in the notes."""
     outcome: str
     """In one sentence: where the VE is and in which state."""
     next_command: str
@@ -101,13 +104,21 @@ def of(story: Story) -> Report:
         memory_bytes=sum(each.memory_bytes for each in rounds) + (handed.memory_bytes if handed else 0),
         image_bytes=handed.image_bytes if handed else 0,
         predicted_blackout_ms=_predicted_ms(story),
-        memory_method=next((each.memory_method for each in reversed(machine.rounds)), ""),
+        memory_method=_memory_method(story),
+        memory_reason=plan.memory.reason if plan and plan.memory else "",
         outcome=outcome,
         next_command=command,
         fault=machine.why,
         refusals=plan.refusals if plan else (),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _memory_method(story: Story) -> str:
+    machine = story.machine
+    if machine.mode is not Mode.LIVE or machine.plan is None or machine.plan.memory is None:
+        return ""
+    return str(machine.rounds[-1].memory_method if machine.rounds else machine.plan.memory.method)
 
 
 def _last_unix_s(story: Story) -> float:

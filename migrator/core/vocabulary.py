@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from migrator.core.phases import Phase
-from migrator.wire.facts import HostFacts, Mode, Objection, VeFacts
+from migrator.wire.facts import HostFacts, MemoryMethod, Mode, Objection, VeFacts
 from migrator.wire.faults import Fault
 from migrator.wire.messages import Reply, Request
 
@@ -48,6 +48,8 @@ class Policy:
     cutover_at_unix_s: float = 0.0
     """The blackout does not begin before this; 0: as soon as it can."""
     keep_source: bool = False
+    memory: MemoryMethod | None = None
+    """How the memory of a live VE moves; None: the best that its source offers for it."""
 
 
 @dataclass(frozen=True, slots=True)

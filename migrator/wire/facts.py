@@ -29,6 +29,26 @@ class Mode(StrEnum):
     """Stopped, the last files copied, started on the target. Also how a VE moves that does not run."""
 
 
+class MemoryMethod(StrEnum):
+    """How the memory of a VE that moves live reaches the target."""
+
+    TRACKED = "tracked"
+    """Ahead, in rounds; the kernel tells which pages were written (userfaultfd write protection, PAGEMAP_SCAN)."""
+    CONTENT = "content"
+    """Ahead, in rounds; what changed is found by comparing with what was sent. Any kernel."""
+    DUMP = "dump"
+    """All of it in the blackout, in the checkpoint's images."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryOffer:
+    """Whether one method can be had for one VE where it is."""
+
+    method: MemoryMethod
+    why_not: str = ""
+    """Empty: it can be had."""
+
+
 class Claim(StrEnum):
     """What a host's durable ownership record says about one VE."""
 
@@ -122,6 +142,8 @@ class VeFacts:
     """What an operator should know before it is moved, in words (unknown parameters, action scripts, ...)."""
     config: bytes = b""
     """The engine's own description of the VE, opaque to the controller."""
+    memory_offers: tuple[MemoryOffer, ...] = ()
+    """How its memory could move live from this host, best first; none: the engine's checkpoint carries it."""
 
     @property
     def addresses(self) -> tuple[str, ...]:

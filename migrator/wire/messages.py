@@ -7,7 +7,7 @@ that must learn it.
 
 from dataclasses import dataclass, field
 
-from migrator.wire.facts import HostFacts, Mode, Objection, Record, Standing, VeFacts
+from migrator.wire.facts import HostFacts, MemoryMethod, Mode, Objection, Record, Standing, VeFacts
 from migrator.wire.faults import Fault
 
 PROTOCOL_VERSION = 1
@@ -117,8 +117,10 @@ class PreCopy:
     bandwidth_bytes_per_s: int = 0
     """0: no limit."""
     round: int = 1
-    memory_method: str = ""
-    """How changes of memory are to be found (see Copied); empty: the best there is; `off`: not ahead."""
+    memory_method: MemoryMethod = MemoryMethod.DUMP
+    """Where it turns out not to be possible, the memory moves in the blackout, and a note of Copied says why."""
+    compare_bytes: int = 0
+    """How much of this host's memory comparing by content may take for what it remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,8 +350,7 @@ class Copied:
     memory_s: float = 0.0
     dirty_bytes_per_s: float = -1.0
     """How fast the VE writes memory it had not written since the round before; negative: not known yet."""
-    memory_method: str = ""
-    """`writes`, `content`, `soft-dirty`; empty: memory is sent in the blackout only."""
+    memory_method: MemoryMethod = MemoryMethod.DUMP
     notes: tuple[str, ...] = ()
 
 

@@ -136,7 +136,11 @@ def _without_nan(value: object) -> object:
 @click.command()
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Of each way from each start.")
 @click.option(
-    "--ways", "names", default="", help=f"Comma between; default all: {', '.join(w.name for w in ways.WAYS)}."
+    "--ways",
+    "names",
+    default=",".join(ways.USUAL),
+    show_default=True,
+    help=f"Comma between; there are {', '.join(way.name for way in ways.WAYS)}.",
 )
 @click.option("--parts", default=",".join(PARTS), show_default=True, help="What to measure.")
 @click.option("--full", is_flag=True, help="Long growth series, three runs of each point.")

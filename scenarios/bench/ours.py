@@ -56,7 +56,7 @@ def read(report: dict[str, Any]) -> Moved:
         blackout.get("parts_ms", {}),
         blackout.get("blackout_ms"),
         report["predicted_blackout_ms"],
-        report["memory_method"] or "in the blackout",
+        report["memory_method"],
         len(report["rounds"]),
         report,
     )

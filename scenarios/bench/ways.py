@@ -9,16 +9,22 @@ from scenarios.bench.workload import BenchError
 
 WAYS: tuple[Way, ...] = (
     Ours("migrator"),
+    Ours("migrator-content", ("--memory", "content")),
+    Ours("migrator-dump", ("--memory", "dump")),
+    Ours("migrator-runc", runtime="runc"),
     Runc("runc-rsync"),
     Runc("runc-pageserver", page_server=True),
     Podman("podman"),
 )
 
 
+USUAL = ("migrator", "runc-rsync", "runc-pageserver", "podman")
+
+
 def named(names: Iterable[str]) -> tuple[Way, ...]:
-    """The ways of these names, in their order; all of them when there are none. Raises BenchError."""
+    """The ways of these names, in their order; when there are none, the usual ones. Raises BenchError."""
     known = {way.name: way for way in WAYS}
     wanted = [name for name in names if name]
     if unknown := sorted(set(wanted) - set(known)):
         raise BenchError(f"no way {', '.join(unknown)}; there are {', '.join(known)}")
-    return tuple(known[name] for name in wanted) or WAYS
+    return tuple(known[name] for name in wanted or USUAL)

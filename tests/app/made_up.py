@@ -11,7 +11,7 @@ from migrator.app.driver import Surroundings
 from migrator.core.story import Story
 from migrator.core.vocabulary import Command, Event
 from migrator.ports.observer import Observer
-from migrator.wire.facts import Claim, HostFacts
+from migrator.wire.facts import Claim, HostFacts, MemoryMethod
 from migrator.wire.messages import (
     Ask,
     Confirm,
@@ -101,7 +101,14 @@ def _good(request: Request) -> Reply:
         case Reserve():
             return Reserved(("ssh-ed25519 BBBB",), {"bundle": "/there"})
         case PreCopy():
-            return Copied(request.round, 0.1, 1000 // request.round, 0.1, dirty_bytes_per_s=0.0, memory_method="writes")
+            return Copied(
+                request.round,
+                0.1,
+                1000 // request.round,
+                0.1,
+                dirty_bytes_per_s=0.0,
+                memory_method=MemoryMethod.TRACKED,
+            )
         case HandOver():
             return HANDED
         case Confirm():

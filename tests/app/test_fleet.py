@@ -14,6 +14,7 @@ from migrator.app.fleet import Fleet
 from migrator.core.phases import Phase
 from migrator.core.story import Story
 from migrator.core.vocabulary import MigrationRequest, Policy, Replied
+from migrator.wire.facts import MemoryMethod
 from migrator.wire.faults import FaultCode, FaultError
 from migrator.wire.messages import Copied, Depart, PreCopy, Reply, VesListed
 from tests.app.made_up import Agent, for_ever, surroundings
@@ -49,7 +50,7 @@ class World:
         finally:
             for each in hosts:
                 self.under_way[each] -= 1
-        return Copied(request.round, 0.3, 10, 0.1, dirty_bytes_per_s=0.0, memory_method="writes")
+        return Copied(request.round, 0.3, 10, 0.1, dirty_bytes_per_s=0.0, memory_method=MemoryMethod.TRACKED)
 
     def ended(self, request: MigrationRequest, how: Story | FaultError) -> None:
         """Keep it."""

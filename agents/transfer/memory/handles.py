@@ -22,6 +22,7 @@ from agents.shell import Ran, failed
 from agents.transfer.memory.keeper import Phase, State
 from agents.transfer.memory.port import RoundStats
 from agents.transfer.memory.sender import Kind, Look, Task
+from migrator.wire.facts import MemoryMethod
 from migrator.wire.faults import FaultCode, FaultError, fault_error
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class _Lines:
 class MemorySender:
     """The source's sender of one VE's memory. Made by ``start``; ``end`` in every case."""
 
-    def __init__(self, lines: _Lines, method: str) -> None:
+    def __init__(self, lines: _Lines, method: MemoryMethod) -> None:
         self._lines = lines
         self.method = method
 
@@ -102,7 +103,7 @@ class MemorySender:
         if heard is None or heard["did"] != "started":
             await lines.end()
             raise NotSendable(heard["why"] if heard else "the memory sender did not start")
-        return cls(lines, heard["method"])
+        return cls(lines, task.method)
 
     async def round(self, moving: Callable[[int, int], None] = lambda done, total: None) -> RoundStats:
         """One round while the VE runs. Raises NotSendable; FaultError(PEER_LOST) when the stream broke."""

@@ -5,7 +5,6 @@ seal or not at all. A memory that cannot be sent ahead goes into the images, in 
 """
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,18 +19,14 @@ from agents.transfer.memory import areas
 from agents.transfer.memory import images as image_files
 from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendable, VeiledRun
 from agents.transfer.memory.keeper import Phase
+from agents.transfer.memory.pagemap import scan_works
 from agents.transfer.memory.port import RoundStats
 from agents.transfer.memory.sender import Task
+from migrator.wire.facts import MemoryMethod, MemoryOffer
 from migrator.wire.faults import FaultCode, fault_error
 
 SEAL = "memory.seal"
 """Beside the images: the name of the memory that belongs to them."""
-SHADOW_SHARE = 4
-"""Comparing by content may take this part of the source's free memory, one over so many."""
-OFF = "off"
-"""As method: send nothing ahead."""
-METHOD_VARIABLE = "MIGRATOR_MEMORY_METHOD"
-"""Of the agent's environment: the method where the order names none."""
 
 
 @dataclass(slots=True)
@@ -45,19 +40,20 @@ class Parts:
 class LeavingMemory:
     """At the source. One round after the other, then the dump, then `close` in every case."""
 
-    def __init__(self, engine: PagesApart, ve: str, channel: Channel, method: str) -> None:
+    def __init__(self, engine: PagesApart, ve: str, channel: Channel, method: MemoryMethod, compare_bytes: int) -> None:
+        """Of a VE that runs; `compare_bytes` see `PreCopy`. Not for the method `dump`."""
         self._engine, self._ve, self._channel = engine, ve, channel
-        self._wanted = method or os.environ.get(METHOD_VARIABLE, "")
+        self._wanted, self._compare_bytes = method, compare_bytes
         self._sender: MemorySender | None = None
         self._veiled: VeiledRun | None = None
         self._veils = _veils(channel.migration)
-        self.why_not = "pre-copy of memory was turned off" if self._wanted == OFF else engine.memory(ve).why_not
+        self.why_not = next((each.why_not for each in offers(engine, ve) if each.method is method), "")
         """Why the memory moves in the images after all; empty as long as it is sent ahead."""
 
     @property
-    def method(self) -> str:
-        """How changes are found; empty: nothing is sent ahead."""
-        return self._sender.method if self._sender is not None and not self.why_not else ""
+    def method(self) -> MemoryMethod:
+        """How the memory moves as far as is known now."""
+        return self._sender.method if self._sender is not None and not self.why_not else MemoryMethod.DUMP
 
     async def round(
         self, bandwidth_bytes_per_s: int, moving: Callable[[int, int], None] = lambda done, total: None
@@ -125,8 +121,21 @@ class LeavingMemory:
             str(group),
             self._channel.ssh("memory"),
             self._wanted,
-            _free_bytes() // SHADOW_SHARE,
+            self._compare_bytes,
         )
+
+
+def offers(engine: object, ve: str) -> tuple[MemoryOffer, ...]:
+    """How the memory of a VE that runs here can move live, best first."""
+    if not isinstance(engine, PagesApart):
+        return ()
+    why_not = engine.memory(ve).why_not
+    untold = "" if scan_works() else "this kernel does not tell which pages are written (Linux before 6.7)"
+    return (
+        MemoryOffer(MemoryMethod.TRACKED, why_not or untold),
+        MemoryOffer(MemoryMethod.CONTENT, why_not),
+        MemoryOffer(MemoryMethod.DUMP),
+    )
 
 
 def forget(migration: str) -> None:

@@ -24,7 +24,11 @@ class Pagemap:
     """An open pagemap. Nothing here is held between calls: each answer is as new as the call."""
 
     def __init__(self, pid: int) -> None:
-        self._fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        """Raises ProcessLookupError when the process has gone."""
+        try:
+            self._fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise ProcessLookupError(errno.ESRCH, f"process {pid} is gone") from error
 
     def close(self) -> None:
         os.close(self._fd)

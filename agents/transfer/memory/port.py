@@ -7,21 +7,11 @@ On the target: ``PageHolder.receive`` runs for as long as the stream does; after
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from agents.transfer.memory.areas import ProcessFacts
 from agents.transfer.memory.extents import PAGE_BYTES, Extents
-
-
-class Method(StrEnum):
-    """How the source knows what changed."""
-
-    WRITES = "writes"
-    """userfaultfd write-protect and PAGEMAP_SCAN, Linux 6.7 and later."""
-    CONTENT = "content"
-    """Comparing with what was sent; any kernel."""
 
 
 class MemoryRefused(Exception):

@@ -26,9 +26,10 @@ from typing import Any
 from agents.transfer.memory import areas, streams, veil
 from agents.transfer.memory.areas import Gone
 from agents.transfer.memory.frames import Corrupt
-from agents.transfer.memory.port import MemoryRefused, Method, RoundStats
+from agents.transfer.memory.port import MemoryRefused, RoundStats
 from agents.transfer.memory.reader import Cancelled
 from agents.transfer.memory.source import SourceSession
+from migrator.wire.facts import MemoryMethod
 
 MOVING_EVERY_S = 0.25
 END_LIMIT_S = 2.0
@@ -51,8 +52,7 @@ class Task:
     group: str
     """The VE's cgroup; every process in it and below belongs to the VE."""
     stream: tuple[str, ...]
-    method: str = ""
-    """A `Method`, or empty: the best this kernel has."""
+    method: MemoryMethod
     shadow_cap_bytes: int = 1 << 30
     rate_bytes_per_s: float | None = None
 
@@ -83,7 +83,7 @@ class SenderProcess:
             self._processes,
             streams.writer(self._ssh.stdin.fileno()),
             streams.reader(self._ssh.stdout.fileno()),
-            method=Method(task.method) if task.method else None,
+            method=task.method,
             shadow_cap_bytes=task.shadow_cap_bytes,
             rate_bytes_per_s=task.rate_bytes_per_s,
         )
@@ -172,7 +172,9 @@ def main() -> None:
     """One task, from standard input."""
     given = json.loads(sys.stdin.readline())
     try:
-        sender = SenderProcess(Task(**{**given, "stream": tuple(given["stream"])}))
+        sender = SenderProcess(
+            Task(**{**given, "stream": tuple(given["stream"]), "method": MemoryMethod(given["method"])})
+        )
     except (Gone, OSError) as error:
         print(json.dumps({"did": "not", "kind": Kind.REFUSED, "why": str(error)}), flush=True)
         return

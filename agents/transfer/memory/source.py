@@ -17,7 +17,7 @@ from itertools import chain
 
 from agents.transfer.memory import areas
 from agents.transfer.memory.areas import Gone, ProcessFacts
-from agents.transfer.memory.content import Budget, ContentTracker
+from agents.transfer.memory.content import ContentTracker
 from agents.transfer.memory.extents import (
     PAGE_BYTES,
     Extents,
@@ -29,10 +29,11 @@ from agents.transfer.memory.extents import (
     union,
 )
 from agents.transfer.memory.frames import MAX_RANGES, Corrupt, FrameReader, Kind, ReadInto, Write, write_frame
-from agents.transfer.memory.pagemap import scan_works
-from agents.transfer.memory.port import LastLook, MemoryRefused, Method, RoundStats
+from agents.transfer.memory.port import LastLook, MemoryRefused, RoundStats
 from agents.transfer.memory.reader import Reader, Throttle
+from agents.transfer.memory.remembered import Budget
 from agents.transfer.memory.tracking import NotTrackable, Tracker, Whole, WriteTracker
+from migrator.wire.facts import MemoryMethod
 
 Processes = Callable[[], Sequence[int]]
 """The VE's processes now, as this host numbers them."""
@@ -73,17 +74,17 @@ class SourceSession:
         write: Write,
         read_into: ReadInto,
         *,
-        method: Method | None = None,
+        method: MemoryMethod,
         shadow_cap_bytes: int = 1 << 30,
         rate_bytes_per_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``method`` None: by what the kernel offers. ``shadow_cap_bytes``: for content comparison on this host."""
+        """``shadow_cap_bytes``: what content comparison may remember on this host."""
         self._depth = areas.namespace_depth(init_pid)
         self._processes = processes
         self._write = write
         self._answers = FrameReader(read_into)
-        self.method = method or (Method.WRITES if scan_works() else Method.CONTENT)
+        self.method = method
         self._budget = Budget(shadow_cap_bytes)
         self._cancelled = threading.Event()
         self._throttle = Throttle(rate_bytes_per_s, self._cancelled, clock)
@@ -128,7 +129,7 @@ class SourceSession:
         for space in self._spaces.values():
             try:
                 wanted, content = space.tracker.changed_at_last()
-            except Gone as error:
+            except (Gone, ProcessLookupError) as error:
                 raise MemoryRefused(f"a process of the frozen VE ended: {error}") from error
             self._drop(space, subtract(space.at_target, content), tally)
             changed[space.process.pid] = wanted
@@ -180,7 +181,7 @@ class SourceSession:
         note = ""
         if frozen:
             tracker = Whole(process)
-        elif self.method is Method.WRITES:
+        elif self.method is MemoryMethod.TRACKED:
             try:
                 tracker = WriteTracker(process)
             except NotTrackable as reason:

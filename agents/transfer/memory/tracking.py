@@ -119,7 +119,10 @@ class WriteTracker:
         wanted = [area for area in everything if area.ours and intersect(untracked, [(area.start, area.end)])]
         if not wanted:
             return []
-        maps = os.open(f"/proc/{self._process.pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            maps = os.open(f"/proc/{self._process.pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise ProcessLookupError(errno.ESRCH, f"process {self._process.pid} is gone") from error
         try:
             fresh = [(area.start, area.end) for area in wanted if self._register_one(maps, area)]
         finally:

@@ -22,7 +22,7 @@ from migrator.core.phases import STOPPED
 from migrator.core.story import Story
 from migrator.core.vocabulary import MigrationRequest, OverBudget, Policy
 from migrator.ports.observer import Observer
-from migrator.wire.facts import Mode
+from migrator.wire.facts import MemoryMethod, Mode
 from migrator.wire.faults import FaultError
 from migrator.wiring import Controller, Places
 
@@ -73,6 +73,14 @@ def policy_options(verb: Verb) -> Verb:
         click.option(
             "--bandwidth", "mbit", type=click.FloatRange(0), default=0, help="Mbit/s while it runs; 0: no limit."
         ),
+        click.option(
+            "--memory",
+            type=click.Choice(["auto", *(each.value for each in MemoryMethod)]),
+            default="auto",
+            show_default=True,
+            help="How memory moves live. tracked: ahead, the kernel tells what is written. content: ahead, compared with "
+            "what was sent. dump: all in the blackout. auto: the first of these that can be had.",
+        ),
         click.option("--waive", "waived", multiple=True, metavar="NAME", help="Go on in spite of this objection."),
         click.option(
             "--new-id", type=names.VE_OR_NONE, default="", help="The VE's id on the target, if it is to be another."
@@ -105,6 +113,7 @@ def policy_of(given: dict[str, Any]) -> Policy:
         tuple(given["waived"]),
         at.astimezone().timestamp() if at is not None else 0.0,
         given["keep_source"],
+        None if given["memory"] == "auto" else MemoryMethod(given["memory"]),
     )
 
 

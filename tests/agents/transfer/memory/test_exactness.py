@@ -5,23 +5,27 @@ The tests read the frozen processes' memory with code of their own: `/proc/PID/m
 
 import os
 import re
+import signal
 import socket
 import struct
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from agents.transfer.memory import streams, veil
-from agents.transfer.memory.port import LastLook, Method
+from agents.transfer.memory.port import LastLook
 from agents.transfer.memory.source import SourceSession
 from agents.transfer.memory.store import HeldSpace, PageStore
+from migrator.wire.facts import MemoryMethod
 from tests.agents.transfer.memory.memory_ve import Ve
 
 pytestmark = pytest.mark.lab
 
+AHEAD = (MemoryMethod.TRACKED, MemoryMethod.CONTENT)
 PAGE = 4096
 MODES = (
     *("plain", "forks", "threads", "mremap", "munmap", "dontneed", "free", "shared", "file"),
@@ -35,7 +39,7 @@ GUARD = 1 << 58
 class Pair:
     """Both ends of one memory stream, over a socket pair."""
 
-    def __init__(self, ve: Ve, init: int, method: Method) -> None:
+    def __init__(self, ve: Ve, init: int, method: MemoryMethod) -> None:
         ours, theirs = socket.socketpair()
         self.ends = ours, theirs
         self.source = SourceSession(
@@ -65,9 +69,9 @@ def moved(ve: Ve, pair: Pair) -> LastLook:
     return look
 
 
-@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("method", AHEAD)
 @pytest.mark.parametrize("mode", MODES)
-def test_held_is_what_the_frozen_ve_holds(ve: Ve, churn: Path, tmp_path: Path, mode: str, method: Method) -> None:
+def test_held_is_what_the_frozen_ve_holds(ve: Ve, churn: Path, tmp_path: Path, mode: str, method: MemoryMethod) -> None:
     """Under every kind of change, by either method: each page is held as it is, or is left to CRIU, which can see it."""
     init = ve.start(str(churn), mode, str(os.getpid()), str(tmp_path / "mapped"))
     carried = 0
@@ -84,6 +88,55 @@ def test_held_is_what_the_frozen_ve_holds(ve: Ve, churn: Path, tmp_path: Path, m
             pair.close()
     assert carried > 300
     assert init.poll() is None
+
+
+COMES_AGAIN = """
+import ctypes, mmap, pathlib, signal, sys, time
+memory = mmap.mmap(-1, 64 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+fill = lambda *_: memory.seek(0) or memory.write(b"the same again. " * 64 * 256)
+signal.signal(signal.SIGUSR1, lambda *_: memory.madvise(mmap.MADV_DONTNEED))
+signal.signal(signal.SIGUSR2, fill)
+fill()
+pathlib.Path(sys.argv[1]).write_text(str(ctypes.addressof(ctypes.c_char.from_buffer(memory))))
+print("ready", flush=True)
+while True:
+    time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize("method", AHEAD)
+def test_a_page_that_comes_again_as_it_was_is_sent_again(ve: Ve, tmp_path: Path, method: MemoryMethod) -> None:
+    """What was dropped between two rounds is dropped at the target; the same content afterwards has to go there anew."""
+    init = ve.start(sys.executable, "-c", COMES_AGAIN, str(tmp_path / "address"))
+    start = int((tmp_path / "address").read_text())
+    pair = Pair(ve, init.pid, method)
+    try:
+        pair.source.round()
+        for number, word in ((signal.SIGUSR1, bytes(16)), (signal.SIGUSR2, b"the same again. ")):
+            os.kill(init.pid, number)
+            until(lambda word=word: content_of(init.pid, start).startswith(word))  # type: ignore[misc]
+            pair.source.round()
+        ve.freeze()
+        pair.source.send_last(pair.source.last_look())
+        [held] = pair.store.spaces().values()
+        assert os.pread(held.fd, 64 * PAGE, start) == b"the same again. " * 64 * 256
+    finally:
+        ve.thaw()
+        pair.close()
+
+
+def content_of(pid: int, start: int) -> bytes:
+    """64 pages of a process."""
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        return os.pread(memory.fileno(), 64 * PAGE, start)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what the VE does by itself."""
+    deadline_s = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.002)
 
 
 def veiled(look: LastLook, pid: int, directory: Path) -> Path:

@@ -12,6 +12,7 @@ from agents.transfer.memory import handles
 from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendable
 from agents.transfer.memory.keeper import Phase, State
 from agents.transfer.memory.sender import Task
+from migrator.wire.facts import MemoryMethod
 from migrator.wire.faults import FaultCode, FaultError
 from tests.agents.transfer.memory.memory_ve import Ve
 
@@ -30,7 +31,7 @@ class Hosts:
         self.keeper = MemoryKeeper("m")
         self.stream = (sys.executable, "-c", LEND, str(self.keeper.path))
 
-    def task(self, ve: Ve, method: str = "", **more: object) -> Task:
+    def task(self, ve: Ve, method: MemoryMethod = MemoryMethod.TRACKED, **more: object) -> Task:
         """To send this VE."""
         return Task(ve.processes()[0], str(ve.group), self.stream, method, **more)  # type: ignore[arg-type]
 
@@ -58,8 +59,8 @@ def tracked(pid: int) -> bool:
     return any(" uw" in line for line in flags)
 
 
-@pytest.mark.parametrize("method", ["writes", "content"])
-async def test_rounds_and_seal(hosts: Hosts, ve: Ve, churn: Path, tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize("method", [MemoryMethod.TRACKED, MemoryMethod.CONTENT])
+async def test_rounds_and_seal(hosts: Hosts, ve: Ve, churn: Path, tmp_path: Path, method: MemoryMethod) -> None:
     """Rounds shrink, the last is sealed, both sides name the seal alike, and nothing is left in the VE afterwards."""
     init = ve.start(str(churn), "calm", "1", "x")
     sender = await MemorySender.start(hosts.task(ve, method))
@@ -87,7 +88,7 @@ async def test_rounds_and_seal(hosts: Hosts, ve: Ve, churn: Path, tmp_path: Path
 async def test_sender_killed(hosts: Hosts, ve: Ve, churn: Path) -> None:
     """The VE runs on without tracking, and the keeper has given everything back and takes the next stream."""
     init = ve.start(str(churn), "calm", "1", "x")
-    sender = await MemorySender.start(hosts.task(ve, "writes"))
+    sender = await MemorySender.start(hosts.task(ve))
     await sender.round()
     assert tracked(init.pid)
     sender._lines.process.send_signal(signal.SIGKILL)
@@ -101,7 +102,7 @@ async def test_sender_killed(hosts: Hosts, ve: Ve, churn: Path) -> None:
     assert (state.held_bytes, state.why) == (0, "the stream ended before it was complete")
     assert not tracked(init.pid)
     assert init.poll() is None
-    again = await MemorySender.start(hosts.task(ve, "writes"))
+    again = await MemorySender.start(hosts.task(ve))
     assert (await again.round()).pages > 1500
     await again.end()
     await hosts.keeper.end()
@@ -139,7 +140,7 @@ async def test_cap(hosts: Hosts, ve: Ve, churn: Path) -> None:
 async def test_no_such_process(hosts: Hosts, ve: Ve, churn: Path) -> None:
     """A VE that is not there is refused before anything is sent."""
     ve.start(str(churn), "calm", "1", "x")
-    gone = Task(1 << 22, str(ve.group), hosts.stream)
+    gone = Task(1 << 22, str(ve.group), hosts.stream, MemoryMethod.TRACKED)
     with pytest.raises(NotSendable, match="4194304"):
         await MemorySender.start(gone)
     await hosts.keeper.end()

@@ -9,6 +9,7 @@ import trio
 from agents.transfer.memory import handles
 from agents.transfer.memory.handles import MemorySender, VeiledRun
 from agents.transfer.memory.sender import Task
+from migrator.wire.facts import MemoryMethod
 
 SILENT = """
 import os, sys
@@ -21,7 +22,7 @@ sys.stdin.read()
 
 async def test_sender(tmp_path: Path) -> None:
     """A round of the files that fails gives the memory's round up: the sender that was being started for it ends."""
-    task = Task(1, "/group", ("true",))
+    task = Task(1, "/group", ("true",), MemoryMethod.TRACKED)
 
     await _given_up_when_it_runs(tmp_path / "pid", lambda: MemorySender.start(task, _silent(tmp_path / "pid")))
 

@@ -1,0 +1,89 @@
+"""The same move by each method for memory: a client that writes all the time to a Redis in the VE is the judge."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrator.wire.facts import MemoryMethod
+from scenarios.lab import bundles, writer
+from scenarios.lab.fleet import Lab
+
+pytestmark = pytest.mark.lab
+
+REDIS = "/usr/bin/redis-server"
+SERVICE = [REDIS, "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", "/data"]
+FILL_BYTES = 30 << 20
+NUMBERS = {("crun", MemoryMethod.TRACKED): 231, ("crun", MemoryMethod.CONTENT): 232, ("crun", MemoryMethod.DUMP): 233}
+
+
+class Shop:
+    """A VE with a Redis on alpha, and the command line."""
+
+    def __init__(self, lab: Lab, journal: Path, runtime: str, method: MemoryMethod) -> None:
+        self.lab, self.ve = lab, f"shop-{method}-{runtime}"
+        self._environment = {**os.environ, "MIGRATOR_INVENTORY": str(lab.inventory), "MIGRATOR_JOURNAL": str(journal)}
+        for host in lab.hosts:
+            self.migrator("host", "add", host.name)
+        self.address, address6 = lab.ve_addresses(NUMBERS[runtime, method])
+        script = Path(bundles.__file__).read_text()
+        words = ["python3", "-", self.ve, runtime, self.address, address6, REDIS, "--", *SERVICE]
+        lab.host("alpha").run(*words, text=script)
+        self.migrator("ve", "start", self.ve)
+
+    def migrator(self, *words: str, status: int = 0) -> str:
+        """What the program prints."""
+        argv = [str(Path(sys.executable).parent / "migrator"), *words]
+        done = subprocess.run(argv, env=self._environment, capture_output=True, text=True, check=False)
+        assert done.returncode == status, f"migrator {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def remove(self) -> None:
+        """From both hosts."""
+        for host in self.lab.hosts:
+            host.run("rm", "-rf", f"/var/lib/migrator/records/{self.ve}.json")
+            if host.path(f"/var/lib/migrator/ve/{self.ve}").exists():
+                self.migrator("ve", "stop", self.ve)
+                host.run("rm", "-rf", f"/var/lib/migrator/ve/{self.ve}")
+
+
+@pytest.fixture(params=NUMBERS, ids="-".join)
+def shop(request: pytest.FixtureRequest, lab: Lab, tmp_path: Path) -> Iterator[tuple[Shop, MemoryMethod]]:
+    """The VE, and the method by which its memory is to move."""
+    runtime, method = request.param
+    made = Shop(lab, tmp_path / "journal.db", runtime, method)
+    yield made, method
+    made.remove()
+
+
+def test_every_acknowledged_write_is_there(shop: tuple[Shop, MemoryMethod]) -> None:
+    """By any method: no write is lost, the connection is the same; plan and report name the method, and it was the one."""
+    made, method = shop
+    bare = made.address.split("/")[0]
+    words = [sys.executable, writer.__file__, bare, str(FILL_BYTES)]
+    client = made.lab.client.popen(*words, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "ready\n"
+        plan = json.loads(made.migrator("plan", made.ve, "beta", "--memory", method, "--json"))["plan"]
+        report: dict[str, Any] = json.loads(made.migrator("migrate", made.ve, "beta", "--memory", method, "--json"))
+        output, _ = client.communicate("stop\n", timeout=60)
+    finally:
+        client.kill()
+        client.communicate()
+    told = json.loads(output)
+    assert (told["writes_missing"], told["same_connection"], told["error"]) == (0, True, "")
+    assert told["writes_acknowledged"] > 0
+    assert (plan["memory"]["method"], plan["memory"]["reason"]) == (method, "as asked")
+    assert (report["memory_method"], report["notes"]) == (method, [])
+    if method is MemoryMethod.DUMP:
+        assert report["image_bytes"] > FILL_BYTES
+    else:
+        assert report["image_bytes"] < FILL_BYTES < report["memory_bytes"]
+    if method is MemoryMethod.CONTENT:
+        assert plan["memory"]["compare_bytes"] >= plan["memory"]["cost_bytes"] > FILL_BYTES
