@@ -112,7 +112,7 @@ class Daemon:
                 return HostInspected(await self._facts())
             case ListVes():
                 found = [
-                    replace(facts, memory_offers=offers(engine, facts.ve)) if facts.state is VeState.RUNNING else facts
+                    replace(facts, memory_offers=offers(engine)) if facts.state is VeState.RUNNING else facts
                     for engine in self.registry.engines.values()
                     for facts in await engine.discover()
                 ]

@@ -189,8 +189,6 @@ class MemoryAccess:
     """Its cgroup (v2): every process in it and below is the VE's, and no other."""
     work: Path
     """Where the checkpoint tool looks for `lazy-pages.socket` when it restores; exists."""
-    why_not: str = ""
-    """Why this VE's memory cannot be sent ahead; empty: it can."""
 
 
 class Run(Protocol):

@@ -19,7 +19,14 @@ pytestmark = pytest.mark.lab
 REDIS = "/usr/bin/redis-server"
 SERVICE = [REDIS, "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", "/data"]
 FILL_BYTES = 30 << 20
-NUMBERS = {("crun", MemoryMethod.TRACKED): 231, ("crun", MemoryMethod.CONTENT): 232, ("crun", MemoryMethod.DUMP): 233}
+NUMBERS = {
+    ("crun", MemoryMethod.TRACKED): 231,
+    ("crun", MemoryMethod.CONTENT): 232,
+    ("crun", MemoryMethod.DUMP): 233,
+    ("runc", MemoryMethod.TRACKED): 234,
+    ("runc", MemoryMethod.CONTENT): 235,
+    ("runc", MemoryMethod.DUMP): 236,
+}
 
 
 class Shop:

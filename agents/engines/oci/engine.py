@@ -268,9 +268,7 @@ class OciEngine:
     def memory(self, ve: str) -> MemoryAccess:
         """Its cgroup, and the work directory of its CRIU."""
         _work(ve).mkdir(parents=True, exist_ok=True)
-        # Measured: a lazy restore under runc 1.1.15 of a VE with several processes does not come to its end.
-        why_not = "" if Bundle(ve).runtime.name == "crun" else "runc restores no memory lazily"
-        return MemoryAccess(Group(ve).path, _work(ve), why_not)
+        return MemoryAccess(Group(ve).path, _work(ve))
 
     async def hold(self, ve: str, images: Path) -> Hold:
         """From complete images."""
@@ -294,7 +292,7 @@ class OciEngine:
         async with moves_at_once(), trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, _introduce, ve, images)
             ran = await shell.run(
-                bundle.runtime.restore(ve, work, images),
+                bundle.runtime.restore(ve, work, images, lazily=lazily),
                 env=criu.prepare_hold(work, group, lazily=lazily),
                 cwd=bundle.path,
                 limit_s=CRIU_LIMIT_S,

@@ -35,9 +35,14 @@ class Runtime:
         """Dump; the VE stays, and stays frozen if it was."""
         return self.argv("checkpoint", ve, work, "--leave-running", *self._criu_options(work, images))
 
-    def restore(self, ve: str, work: Path, images: Path) -> list[str]:
-        """Restore, and return when CRIU has let go."""
-        return self.argv("restore", ve, work, "-d", *self._criu_options(work, images))
+    def restore(self, ve: str, work: Path, images: Path, *, lazily: bool = False) -> list[str]:
+        """Restore, and return when CRIU has let go.
+
+        runc tells CRIU in every call whether it restores lazily, which counts for more than CRIU's configuration file (a VE
+        restored without lazy-pages from such images has empty memory); crun says nothing of it, and has no such option.
+        """
+        lazy = ("--lazy-pages",) if lazily and self.name == "runc" else ()
+        return self.argv("restore", ve, work, "-d", *lazy, *self._criu_options(work, images))
 
     def _criu_options(self, work: Path, images: Path) -> Sequence[str]:
         # crun may leave cgroups alone; runc knows no such mode before 1.2 and does no harm with its own.

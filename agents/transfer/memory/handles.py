@@ -28,6 +28,8 @@ from migrator.wire.faults import FaultCode, FaultError, fault_error
 T = TypeVar("T")
 ANSWER_LIMIT_S = 10.0
 FILL_LIMIT_S = 600.0
+RESTORED_LIMIT_S = 10.0
+"""Between the end of the runtime and what CRIU told the keeper before that."""
 END_LIMIT_S = 3.0
 
 
@@ -249,8 +251,11 @@ class MemoryKeeper:
     async def restored(self) -> None:
         """After the restore: its end was heard, and every page will come. Raises FaultError(CORRUPT)."""
         state = await self.state()
+        with trio.move_on_after(RESTORED_LIMIT_S):
+            while state is not None and state.phase is Phase.SERVING and not state.restored:
+                state = await self._wait("restored")
         if state is not None and state.phase is Phase.SERVING and not state.restored:
-            state = await self._wait("restored")
+            raise _corrupt("the VE was restored without asking for its memory, and has none")
         if state is None or state.phase not in {Phase.SERVING, Phase.FILLED}:
             raise _corrupt(f"the memory of the restored VE cannot be completed: {state.why if state else 'no keeper'}")
 

@@ -47,7 +47,7 @@ class LeavingMemory:
         self._sender: MemorySender | None = None
         self._veiled: VeiledRun | None = None
         self._veils = _veils(channel.migration)
-        self.why_not = next((each.why_not for each in offers(engine, ve) if each.method is method), "")
+        self.why_not = next((each.why_not for each in offers(engine) if each.method is method), "")
         """Why the memory moves in the images after all; empty as long as it is sent ahead."""
 
     @property
@@ -125,15 +125,14 @@ class LeavingMemory:
         )
 
 
-def offers(engine: object, ve: str) -> tuple[MemoryOffer, ...]:
-    """How the memory of a VE that runs here can move live, best first."""
+def offers(engine: object) -> tuple[MemoryOffer, ...]:
+    """How the memory of a VE of this engine that runs here can move live, best first."""
     if not isinstance(engine, PagesApart):
         return ()
-    why_not = engine.memory(ve).why_not
     untold = "" if scan_works() else "this kernel does not tell which pages are written (Linux before 6.7)"
     return (
-        MemoryOffer(MemoryMethod.TRACKED, why_not or untold),
-        MemoryOffer(MemoryMethod.CONTENT, why_not),
+        MemoryOffer(MemoryMethod.TRACKED, untold),
+        MemoryOffer(MemoryMethod.CONTENT),
         MemoryOffer(MemoryMethod.DUMP),
     )
 

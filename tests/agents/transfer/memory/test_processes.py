@@ -1,14 +1,18 @@
 """Sender and keeper as the processes they are: what passes between them, and what is left when one of them dies."""
 
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
 from agents import places
-from agents.transfer.memory import handles
+from agents.transfer.memory import frames, handles, streams
+from agents.transfer.memory.frames import write_frame
 from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendable
 from agents.transfer.memory.keeper import Phase, State
 from agents.transfer.memory.sender import Task
@@ -171,4 +175,29 @@ async def test_serves_only_what_is_sealed(hosts: Hosts, ve: Ve, churn: Path, tmp
         await hosts.keeper.serve(tmp_path, tmp_path, None)
     assert caught.value.fault.code is FaultCode.CORRUPT
     await sender.end()
+    await hosts.keeper.end()
+
+
+@contextmanager
+def sealed(hosts: Hosts) -> Iterator[None]:
+    """The memory of a VE without processes comes."""
+    with subprocess.Popen(hosts.stream, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stream:
+        assert stream.stdin is not None
+        write_frame(streams.writer(stream.stdin.fileno()), frames.Kind.SEAL, payload=b"[]")
+        yield
+        stream.kill()
+
+
+async def test_a_restore_that_asks_for_nothing(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime that restored without lazy pages is found out: its VE has no memory, and is not to run."""
+    monkeypatch.setattr(handles, "RESTORED_LIMIT_S", 0.2)
+    with sealed(hosts):
+        await hosts.phase(Phase.SEALED)
+    await hosts.keeper.serve(tmp_path, tmp_path, None)
+
+    with pytest.raises(FaultError) as found:
+        await hosts.keeper.restored()
+
+    assert found.value.fault.code is FaultCode.CORRUPT
+    assert "without asking for its memory" in found.value.fault.message
     await hosts.keeper.end()
