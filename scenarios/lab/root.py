@@ -32,6 +32,7 @@ NEEDED = {
     "ssh-keygen": "openssh-client",
     "nsenter": "util-linux",
     "mke2fs": "e2fsprogs",
+    "rsync": "rsync",
 }
 """Programs that the lab runs on this machine, and the Debian package of each."""
 

@@ -9,8 +9,15 @@ from agents.engines.port import Tree
 from agents.gate import permitted_rsync
 from agents.transfer.channel import Channel
 from agents.transfer.files import Pass
+from scenarios.lab.root import need
 
 PLACE = Path("/vservers/web1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _rsync() -> None:
+    """The words are those of the rsync that this machine's Debian has; a new machine has none yet."""
+    need({"rsync": "rsync"})
 
 
 def server_words(tmp_path: Path, *, listed: bool, bandwidth_bytes_per_s: int = 0) -> list[str]:

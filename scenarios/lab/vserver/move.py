@@ -3,6 +3,7 @@
 Rule: the order of acts is that of the hand-over; a test may stop anywhere, break something, and go either way from there.
 """
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,9 @@ from migrator.wire.facts import Mode, Objection, VeFacts
 from scenarios.lab.acts import Acts
 from scenarios.lab.hosts import Host
 from scenarios.lab.programs import run
+
+SHELL = ["sh", "-c", 'eval "$@"', "sh"]
+"""What sshd does with the words it is sent; the first, a host's name for rsync, is the program `env` here."""
 
 
 @dataclass
@@ -55,13 +59,17 @@ class Move:
         self.copy()
 
     def copy(self) -> None:
-        """One pass over all trees that the target takes."""
+        """One pass over all trees that the target takes.
+
+        The receiving rsync runs inside the target: since 3.5.0 it refuses a destination that lies under another mount
+        namespace's /proc/PID/root.
+        """
         for tree in self.leaving.trees(self.ve):
             if tree.name in self.places:
                 excluded = [f"--exclude={path}" for path in tree.excluded]
                 source = f"{self.source.path(str(tree.path))}/"
-                target = f"{self.target.path(str(self.places[tree.name].path))}/"
-                run(["rsync", *EXACTLY, "--recursive", "--delete", *excluded, source, target])
+                into = ["-e", shlex.join(self.target.argv(SHELL)), f"env:{self.places[tree.name].path}/"]
+                run(["rsync", *EXACTLY, "--recursive", "--delete", *excluded, source, *into])
 
     def stop(self) -> None:
         """Stopped, written down, last pass."""
