@@ -18,7 +18,7 @@ import pytest
 from migrator.cli.exits import Exit
 from scenarios.faults import eyes, matrix, trial
 from scenarios.faults.site import DEADLINE_S, VE, Site
-from scenarios.faults.trial import Result
+from scenarios.faults.trial import Result, Trial
 from scenarios.lab import fleet
 from scenarios.lab.fixtures import need_root, own_name, remove_abandoned
 
@@ -103,6 +103,17 @@ def test_spoiled_image_is_refused_and_the_source_thaws_at_once(stage: Stage, tmp
     assert result.ended == "undone"
     [thaw_ms] = result.verdict.thaws_ms
     assert thaw_ms <= 100
+
+
+def test_criu_killed_in_its_dump_harms_nobody(stage: Stage, tmp_path: Path) -> None:
+    """Killed with the VE in its hands, at whatever moment of its dump that is: the VE goes on, the connection as well."""
+    ends = [
+        trial.run(stage.site, Trial("kill-source-criu", "source runs criu", SEED, number), tmp_path)
+        for number in range(4)
+    ]
+
+    assert [result.verdict.breaches for result in ends] == [[]] * 4
+    assert "undone" in [result.ended for result in ends]
 
 
 @pytest.mark.parametrize("moment", ["source did freeze", "source wrote given"])

@@ -86,8 +86,8 @@ class Group:
 
     def _restless(self) -> str:
         """The processes that wait in the kernel where nothing can interrupt them, in words."""
-        found = [pid for pid in self.processes() if _status(pid).get("State", "").startswith("D")]
-        words = [f"process {pid} ({_status(pid).get('Name', '?')}) waits uninterruptibly" for pid in found]
+        found = [pid for pid in self.processes() if status(pid).get("State", "").startswith("D")]
+        words = [f"process {pid} ({status(pid).get('Name', '?')}) waits uninterruptibly" for pid in found]
         return "; ".join(words) or "none of them waits uninterruptibly"
 
     def thaw(self) -> None:
@@ -95,22 +95,21 @@ class Group:
         (self.path / "cgroup.freeze").write_text("0")
 
     async def free(self) -> None:
-        """End a checkpoint that was left behind (its agent ended or gave up): the processes lose their tracer.
-
-        A killed CRIU loses its connection to the code that it put into each process, and that code then puts the
-        process back as it was.
-        """
+        """End a checkpoint that was left behind (its agent ended or gave up): the processes lose their tracer, and stay
+        where they are, since CRIU has thawed them for its work."""
         with trio.fail_after(FREEZE_LIMIT_S):
-            while tracers := set(self._tracers()):
+            while tracers := set(self.tracers()):
+                (self.path / "cgroup.freeze").write_text("1")
                 for pid in tracers:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 await trio.sleep(POLL_S)
 
-    def _tracers(self) -> Iterator[int]:
+    def tracers(self) -> Iterator[int]:
+        """The CRIU that traces them, once for each process."""
         for pid in self.processes():
-            tracer = int(_status(pid).get("TracerPid", "0"))
-            if tracer and _status(tracer).get("Name") == DUMPER:
+            tracer = int(status(pid).get("TracerPid", "0"))
+            if tracer and status(tracer).get("Name") == DUMPER:
                 yield tracer
 
     async def end(self) -> None:
@@ -152,7 +151,8 @@ async def moves_at_once() -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
 
 
-def _status(pid: int) -> dict[str, str]:
+def status(pid: int) -> dict[str, str]:
+    """/proc/PID/status; empty when the process has gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -16,8 +16,8 @@ from pathlib import Path
 import trio
 from pyroute2 import NetlinkError
 
-from agents import places, shell
-from agents.engines.oci import criu, facts, fitness, mounts, repairs, sockets, tools
+from agents import places, remarks, shell
+from agents.engines.oci import criu, custody, facts, fitness, guard, mounts, repairs, sockets, tools
 from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
 from agents.engines.oci.cgroup import Group, moves_at_once
 from agents.engines.oci.runtime import RUNTIMES, Runtime, last_words
@@ -33,7 +33,7 @@ GRACE_S = 10.0
 """How long the first process of a VE that listens for SIGTERM may take to end everything in order."""
 CRIU_LIMIT_S = 600.0
 UNFINISHED = "dump.unfinished"
-"""In the work directory while CRIU dumps: one that was ended then has left the processes as it had them in its hands."""
+"""In the work directory while CRIU dumps: what the processes held before, for one that is ended with them in its hands."""
 NEIGHBOURS = "neighbours.json"
 """Beside CRIU's images: what the VE knows of hardware addresses. Without it, it has to ask."""
 
@@ -151,14 +151,26 @@ class OciEngine:
         group = Group(ve)
         if not group.populated:
             raise fault_error(FaultCode.CONFLICT, f"{ve} has no process to thaw", step="thaw")
-        await group.free()
-        if (broken := _work(ve) / UNFINISHED).exists():
-            await group.freeze()
-            await trio.to_thread.run_sync(sockets.leave_repair, group.processes())
-            broken.unlink()
+        left = await self._mend(ve)
         links.join(Bundle(ve).interfaces())
         group.thaw()
         await self.deliver(ve, await self.missed(ve))
+        await trio.to_thread.run_sync(custody.put_away, left)
+
+    @staticmethod
+    async def _mend(ve: str) -> Sequence[custody.Leftover]:
+        """What a killed CRIU has changed is put back, while all stand still; what is left for afterwards."""
+        group, noted = Group(ve), _work(ve) / UNFINISHED
+        await group.free()
+        if not noted.exists():
+            return ()
+        await group.freeze()
+        left = await trio.to_thread.run_sync(custody.give_back, noted)
+        await trio.to_thread.run_sync(sockets.leave_repair, group.processes())
+        noted.unlink()
+        if left:
+            remarks.add(ve, "CRIU ended with the VE in its hands; what it had changed in its processes was put back")
+        return left
 
     async def missed(self, ve: str) -> Sequence[bytes]:
         """What the capture holds."""
@@ -188,9 +200,10 @@ class OciEngine:
         images.mkdir(parents=True, mode=0o700)
         work.mkdir(parents=True, exist_ok=True)
         (work / "dump.log").unlink(missing_ok=True)
-        (work / UNFINISHED).touch()
+        await trio.to_thread.run_sync(custody.note, group.processes(), work / UNFINISHED)
         try:
-            await self._checkpoint(ve, images, work, run)
+            with guard.watched(group):
+                await self._checkpoint(ve, images, work, run)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self._as_before_dump(group)

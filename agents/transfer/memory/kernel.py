@@ -224,12 +224,3 @@ def uffd_zero(uffd: int, extent: Extent) -> tuple[int, int]:
     except OSError as error:
         return max(0, struct.unpack("=QQQq", argument)[3]), error.errno or 0
     return end - start, 0
-
-
-def ptrace(request: int, pid: int, address: int, data: int) -> int:
-    """ptrace(2) with plain numbers for address and data."""
-    _libc.ptrace.restype = ctypes.c_long
-    result: int = _libc.ptrace(
-        ctypes.c_long(request), ctypes.c_int(pid), ctypes.c_void_p(address), ctypes.c_void_p(data)
-    )
-    return _check(result, f"ptrace request {request:#x} on {pid}")

@@ -13,6 +13,7 @@ import errno
 import os
 from typing import Protocol
 
+from agents.tracing.ptrace import NotTraceable
 from agents.transfer.memory import injection, kernel
 from agents.transfer.memory.areas import Area, ProcessFacts, areas, ours
 from agents.transfer.memory.extents import Extent, Extents, intersect, normalised, subtract, union
@@ -64,7 +65,7 @@ class WriteTracker:
             raise NotTrackable(reason)
         try:
             self._uffd = injection.open_userfaultfd(process.pid)
-        except injection.NotInjectable as error:
+        except NotTraceable as error:
             raise NotTrackable(str(error)) from error
         try:
             kernel.uffd_api(self._uffd, kernel.UFFD_FEATURE_WP_ASYNC | kernel.UFFD_FEATURE_PAGEFAULT_FLAG_WP)
