@@ -147,8 +147,7 @@ def main() -> None:
             print(json.dumps(client.state()), flush=True)
         if not word and os.getppid() == 1:
             return  # whoever asked for it was killed
-    beats = [(start, count, at_unix_s) for (start, count), at_unix_s in client.beats.times.items()]
-    print(json.dumps(client.state() | client.read_back() | {"beat_times": beats}), flush=True)
+    print(json.dumps(client.state() | client.read_back() | {"beat_times": client.beats.all()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def _controller_line(*, up: bool) -> Deed:
 def _crash(*sides: str) -> Deed:
     def deed(scene: Scene) -> None:
         for side in sides:
-            scene.side(side).crash()
+            scene.crash(side)
 
     return deed
 

@@ -4,6 +4,7 @@ Rule: a count comes once. The same count at two different times means that two c
 moment; a count of an earlier start after one of a later means that two copies ran side by side.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -35,13 +36,33 @@ def script(address: str, port: int, service: str) -> str:
     return SCRIPT.format(beat_s=BEAT_S, address=address, port=port, file=FILE, never=NEVER, service=service)
 
 
+@dataclass(frozen=True, slots=True)
+class Twice:
+    """A count that came at two times."""
+
+    start: str
+    count: int
+    earlier_unix_s: float
+    later_unix_s: float
+
+    def __str__(self) -> str:
+        """For a person."""
+        times = f"at {self.earlier_unix_s:.3f} and at {self.later_unix_s:.3f}"
+        return f"beat {self.count} of the start at {self.start} came {times}"
+
+
+def never(_: Twice) -> bool:
+    """No count may come twice."""
+    return False
+
+
 @dataclass(slots=True)
 class Heartbeats:
     """All beats that were heard."""
 
     times: dict[tuple[str, int], float] = field(default_factory=dict)
     """(start, count) -> when the VE sent it, on the machine's one clock."""
-    twice: list[str] = field(default_factory=list)
+    twice: list[Twice] = field(default_factory=list)
     last_unix_s: float = 0.0
     """When the last beat was sent; 0: never."""
 
@@ -54,16 +75,15 @@ class Heartbeats:
         known = self.times.setdefault(key, at_unix_s)
         self.last_unix_s = max(self.last_unix_s, at_unix_s)
         if known != at_unix_s:
-            self.twice.append(f"beat {key[1]} of the start at {key[0]} came at {known:.3f} and at {at_unix_s:.3f}")
+            self.twice.append(Twice(*key, min(known, at_unix_s), max(known, at_unix_s)))
 
     def merge(self, other: "Heartbeats") -> None:
         """Add what another place has heard."""
-        for (start, count), at_unix_s in other.times.items():
+        for start, count, at_unix_s in other.all():
             self.note(f"{start} {count} {at_unix_s:.6f}\n")
-        self.twice += other.twice
 
-    def contradictions(self) -> list[str]:
-        """Everything that only two running copies explain."""
+    def contradictions(self, explained: Callable[[Twice], bool] = never) -> list[str]:
+        """Everything that only two running copies explain, or what `explained` says of a count that came twice."""
         spans: dict[str, list[float]] = {}
         for (start, _), at_unix_s in self.times.items():
             spans.setdefault(start, []).append(at_unix_s)
@@ -73,13 +93,20 @@ class Heartbeats:
             for earlier, later in pairwise(ordered)
             if earlier[1] > later[0]
         ]
-        return self.twice[:5] + both
+        return [str(each) for each in self.twice if not explained(each)][:5] + both
 
     def longest_silence(self, from_unix_s: float = 0.0) -> tuple[float, float]:
         """(length in seconds, when it began) of the longest time without a beat since `from_unix_s`."""
         times = sorted(each for each in self.times.values() if each >= from_unix_s)
         gaps = [(after - before, before) for before, after in pairwise(times)]
         return max(gaps, default=(0.0, 0.0))
+
+    def all(self) -> list[tuple[str, int, float]]:
+        """(start, count, when) of each, one that came twice in both ways."""
+        return [
+            *((start, count, at_unix_s) for (start, count), at_unix_s in self.times.items()),
+            *((each.start, each.count, at) for each in self.twice for at in (each.earlier_unix_s, each.later_unix_s)),
+        ]
 
     def told(self) -> dict[str, object]:
         """For JSON."""

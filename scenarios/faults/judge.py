@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scenarios.faults.faults import Fault
-from scenarios.faults.heartbeat import Heartbeats
+from scenarios.faults.heartbeat import Heartbeats, Twice
 from scenarios.faults.scene import Scene
 from scenarios.faults.site import VE, Seen
 
@@ -40,7 +40,9 @@ def judge(scene: Scene, fault: Fault, told: dict[str, Any]) -> Verdict:
     for start, count, at_unix_s in told.get("beat_times", ()):
         beats.note(f"{start} {count} {at_unix_s:.6f}\n")
     beats.merge(scene.sampler.beats)
-    verdict.breaches += [f"two copies ran: {each}" for each in beats.contradictions()]
+    verdict.breaches += [
+        f"two copies ran: {each}" for each in beats.contradictions(lambda each: _taken_back(scene, fault, each))
+    ]
     verdict.dark_s, began_unix_s = beats.longest_silence(scene.began_unix_s)
     if fault.dark_limit_s and verdict.dark_s > fault.dark_limit_s:
         since_s = began_unix_s - scene.began_unix_s
@@ -50,6 +52,14 @@ def judge(scene: Scene, fault: Fault, told: dict[str, Any]) -> Verdict:
     if late and "hangs" not in fault.name:
         verdict.breaches.append(f"the source thawed {max(late):.0f} ms after the decision to undo")
     return verdict
+
+
+def _taken_back(scene: Scene, fault: Fault, beat: Twice) -> bool:
+    """Whether one copy of the two had ended, with its host, before the operator's word let the other go on."""
+    off_unix_s, fenced_unix_s = scene.off_unix_s.get("target"), scene.fenced_unix_s.get("target")
+    if not (fault.loses_what_ran and off_unix_s and fenced_unix_s and scene.logged("target", "ordered PeerGive")):
+        return False
+    return beat.earlier_unix_s <= off_unix_s <= fenced_unix_s <= beat.later_unix_s
 
 
 def _end(scene: Scene, fault: Fault) -> list[str]:

@@ -103,6 +103,10 @@ class Scene:
         self.complaints: list[str] = []
         """What the operator could not do as documented: each is a breach."""
         self.spoiled: bool | None = None
+        self.off_unix_s: dict[str, float] = {}
+        """Side -> when its power was certainly off."""
+        self.fenced_unix_s: dict[str, float] = {}
+        """Side -> when the operator began to say that its host is off, and was heard."""
         self.before = site.last()[0]
         self.client = Client(site, fill_bytes)
         self.sampler = Sampler(site)
@@ -125,6 +129,11 @@ class Scene:
     def name(self, side: str) -> str:
         """Its name."""
         return self.source_name if side == "source" else self.target_name
+
+    def crash(self, side: str) -> None:
+        """Its host loses power."""
+        self.side(side).crash()
+        self.off_unix_s[side] = time.time()
 
     def logged(self, side: str, event: str) -> bool:
         """Whether an agent has logged such an event in this run."""
@@ -175,9 +184,11 @@ class Scene:
         """The operator's word that a host is off, as soon as no controller holds the migration."""
         deadline = time.monotonic() + QUIET_LIMIT_S
         while self.site.unfinished() and time.monotonic() < deadline:
+            said_unix_s = time.time()
             done = self.site.migrator("fence", self.name(side), "--why", "its power is off", "--yes")
             self.note(done)
             if "left to it" not in done.stderr:
+                self.fenced_unix_s[side] = said_unix_s
                 return
             time.sleep(1)
 
