@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo check test test-vm lint unit faults bench clean lab-up lab-down
+.PHONY: setup demo demo-vserver check test test-vm lint unit faults bench clean lab-up lab-down
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -15,6 +15,10 @@ $(STAMP): pyproject.toml
 # A Redis with a connected client moves between two hosts on this machine, and the client tells what it saw. Needs root.
 demo: setup
 	$(VENV)/bin/python -m scenarios.demo
+
+# A Linux-VServer guest with 50,000 awkward files moves, and every one of them is compared. Needs root.
+demo-vserver: setup
+	$(VENV)/bin/python -m scenarios.demo_vserver
 
 # Format, lint, types, direction of imports, and the tests of pure code; under a minute.
 check: setup lint unit

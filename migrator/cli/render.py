@@ -114,12 +114,13 @@ def report(found: Report) -> str:
 
 
 def _blackout(found: BlackoutReport) -> list[str]:
-    head = f"  blackout {found.blackout_ms:.0f} ms (predicted {found.predicted_ms:.0f} ms)"
-    split = (
-        f"CRIU {found.criu_ms:.0f} ms, on the wire {found.wire_ms:.0f} ms, our own overhead {found.overhead_ms:.0f} ms"
-    )
+    lines = [f"  blackout {found.blackout_ms:.0f} ms (predicted {found.predicted_ms:.0f} ms)"]
+    if found.criu_ms:  # a VE that is stopped and started takes what its own services take
+        lines.append(
+            f"    CRIU {found.criu_ms:.0f} ms, on the wire {found.wire_ms:.0f} ms, our own overhead {found.overhead_ms:.0f} ms"
+        )
     parts = ", ".join(f"{name} {took:.0f}" for name, took in found.parts_ms.items() if took >= 1)
-    return [head, f"    {split}", f"    parts (ms, may overlap): {parts}"]
+    return [*lines, f"    parts (ms, may overlap): {parts}"]
 
 
 def _work(found: Report) -> list[str]:

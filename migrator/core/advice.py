@@ -59,6 +59,8 @@ def _target_is_silent(machine: Migration, source: SourceSays) -> tuple[str, str]
             f"{silent}: {request.ve} is on {request.source} and can be used; {request.target} is to be cleaned",
             recover,
         )
+    if source in (SourceSays.LEAVING, SourceSays.BUSY):
+        return f"{silent}: {request.ve} is on {request.source}; {request.target} is to be cleaned", recover
     return f"{silent}: {request.ve} is there", recover
 
 

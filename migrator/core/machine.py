@@ -281,7 +281,12 @@ class Migration:
         policy = self.request.policy
         memory = self._facts.memory_bytes if self.mode is Mode.LIVE else 0
         verdict, self.prediction = convergence.decide(
-            self.rounds, memory, policy.blackout_budget_s, policy.rounds_max, self.request.link_bytes_per_s
+            self.rounds,
+            memory,
+            policy.blackout_budget_s,
+            policy.rounds_max,
+            self.request.link_bytes_per_s,
+            self.mode,
         )
         if verdict is Verdict.AGAIN and self._facts.state is VeState.RUNNING:
             return self._round()
@@ -305,7 +310,7 @@ class Migration:
             return self._round()  # what changed while it waited must not be sent in the blackout
         self.phase, self._copying, self.sent.hand_over = Phase.HANDING_OVER, False, True
         request = self.request
-        limit_s = request.policy.blackout_limit_s
+        limit_s = request.policy.blackout_limit_s or convergence.limit_s(self.mode, self.prediction)
         return [self._send(Role.SOURCE, HandOver(request.migration, self._next(), request.ve, limit_s))]
 
     def _on_fault(self, fault: Fault, role: Role = Role.SOURCE) -> list[Command]:

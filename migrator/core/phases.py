@@ -37,7 +37,8 @@ class Row:
 
     phase: Phase
     limit_s: float
-    """After this the outcome of its request is unknown, never failed."""
+    """After this the outcome of its request is unknown, never failed. Where files are removed it is long: there may be millions;
+    a host that has gone is noticed by its connection, in seconds."""
     undo: bool
     """Whether the controller undoes the migration when a step of it certainly failed."""
     after: tuple[Phase, ...]
@@ -60,7 +61,7 @@ TABLE = {
         Row(Phase.HANDING_OVER, 900, True, (Phase.VERIFYING, Phase.UNDOING, Phase.SETTLING)),
         Row(Phase.VERIFYING, 60, False, (Phase.RETIRING, *_WHEN_UNCLEAR)),
         Row(Phase.RETIRING, 600, False, (Phase.DONE, *_WHEN_UNCLEAR)),
-        Row(Phase.UNDOING, 60, False, (Phase.UNDONE, Phase.RESERVING, *_WHEN_UNCLEAR)),
+        Row(Phase.UNDOING, 600, False, (Phase.UNDONE, Phase.RESERVING, *_WHEN_UNCLEAR)),
         Row(
             Phase.SETTLING,
             30,

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 
 from migrator.core import memory
-from migrator.core.convergence import FIXED_S
+from migrator.core.convergence import FIXED_S, START_S, STOP_S
 from migrator.core.memory import MemoryPlan
 from migrator.core.refusals import refusals
 from migrator.core.vocabulary import MigrationRequest, Started
 from migrator.wire.facts import MemoryMethod, Mode, Objection, VeFacts, VeState
 
-STOP_S, START_S = 2.0, 2.0
-"""What stopping and starting a VE is assumed to take before anything was measured."""
 ROUND_OVERHEAD_S = 0.5
 
 

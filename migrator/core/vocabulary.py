@@ -39,8 +39,9 @@ class Policy:
     blackout_budget_s: float = 0.5
     over_budget: OverBudget = OverBudget.PROCEED
     rounds_max: int = 12
-    blackout_limit_s: float = 60.0
-    """The source undoes by itself a blackout in which the target does not hold the VE by then."""
+    blackout_limit_s: float = 0.0
+    """The source undoes by itself a blackout in which the target does not hold the VE by then; 0: what suits the mode
+    (`convergence.limit_s`)."""
     bandwidth_bytes_per_s: int = 0
     """0: no limit. For the rounds; the blackout has the whole line."""
     waived: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ import getpass
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import click
@@ -66,9 +66,9 @@ def policy_options(verb: Verb) -> Verb:
             "--deadline",
             "limit_s",
             type=click.FloatRange(1),
-            default=10,
-            show_default=True,
-            help="Seconds after which the hosts undo a blackout by themselves.",
+            default=None,
+            help="Seconds after which the hosts undo a blackout by themselves.  [default: 10 live; for stop-copy 60 and three "
+            "times what is predicted]",
         ),
         click.option(
             "--bandwidth", "mbit", type=click.FloatRange(0), default=0, help="Mbit/s while it runs; 0: no limit."
@@ -97,18 +97,28 @@ def policy_options(verb: Verb) -> Verb:
     return verb
 
 
+YEAR_OF_A_TIME = 1900
+"""The year that click reads into a time of day."""
+
+
+def next_time(time_of_day: datetime, now: datetime) -> datetime:
+    """When the clock shows that time next: today, or tomorrow when that has passed."""
+    today = datetime.combine(now.date(), time_of_day.time(), now.tzinfo)
+    return today if today > now else datetime.combine(now.date() + timedelta(days=1), time_of_day.time(), now.tzinfo)
+
+
 def policy_of(given: dict[str, Any]) -> Policy:
     """A Policy of the options."""
     at: datetime | None = given["cutover_at"]
-    if at is not None and at.year == 1900:
-        at = datetime.combine(datetime.now().astimezone().date(), at.time())
+    if at is not None and at.year == YEAR_OF_A_TIME:
+        at = next_time(at, datetime.now().astimezone())
     return Policy(
         None if given["mode"] == "auto" else Mode(given["mode"]),
         not given["no_fallback"],
         given["budget_ms"] / 1000,
         OverBudget(given["over_budget"]),
         given["rounds"],
-        given["limit_s"],
+        given["limit_s"] or 0.0,
         int(given["mbit"] * 125_000),
         tuple(given["waived"]),
         at.astimezone().timestamp() if at is not None else 0.0,
