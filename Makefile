@@ -40,9 +40,11 @@ test: setup
 test-vm: setup
 	$(VENV)/bin/pytest -m vm tests/vm
 
-# Real migrations, one real fault in each; ends with `N runs, M breaches`. SEED= repeats a series, RUNS= says how many.
+# Real migrations, one real fault in each; ends with `N runs, M breaches`. SEED= repeats a series, RUNS= says how many,
+# ONLY="FAULT@MOMENT" one kind, WORKERS= labs at a time.
 faults: setup
-	$(VENV)/bin/python -m scenarios.faults $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS))
+	$(VENV)/bin/python -m scenarios.faults $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) \
+		$(if $(ONLY),--only "$(ONLY)") $(if $(WORKERS),--workers $(WORKERS))
 
 # Our migration against runc and Podman on the same hosts. RUNS= of each way, WAYS= comma between, FULL=1 long series.
 bench: setup
