@@ -238,6 +238,15 @@ class MemoryKeeper:
         except (OSError, trio.BrokenResourceError):
             return None
 
+    async def listen(self, work: Path) -> None:
+        """A restore with lazy pages may begin in the directory `work`; it waits until `serve`. Raises FaultError(CORRUPT)."""
+        try:
+            state = await self._ask({"do": "listen", "work": str(work)})
+        except (OSError, trio.BrokenResourceError) as error:
+            raise _corrupt(f"the memory keeper does not answer: {error}") from error
+        if state.phase is not Phase.SEALED or state.why:
+            raise _corrupt(f"the memory here cannot be restored: {state.why or state.phase}")
+
     async def serve(self, work: Path, images: Path, group: Path | None) -> None:
         """The restore may begin, with lazy pages, in the directory `work`. Raises FaultError(CORRUPT)."""
         order = {"do": "serve", "work": str(work), "images": str(images), "group": str(group or "")}

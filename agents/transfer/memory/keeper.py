@@ -4,7 +4,8 @@ It listens on a root-only socket. Each connection begins with one line of JSON, 
 
     {"do": "stream"} with two descriptors: take the pages in from the first, answer on the second; closed when it ends
     {"do": "state"}                                  what is here now (`State`)
-    {"do": "serve", "work", "images", "group"}       the restore may begin: its lazy pages are served in `work`
+    {"do": "listen", "work"}                         a restore in `work` may begin and will be heard; it waits for its pages
+    {"do": "serve", "work", "images", "group"}       the lazy pages of that restore, of these images, are served
     {"do": "restored"}                               answered when the restore has ended, well or not
     {"do": "filled"}                                 answered when the VE waits for no page any more, or never will
     {"do": "end"}                                    answered, then all is given back and the process ends
@@ -78,6 +79,7 @@ class KeeperProcess:
         self._listener.listen(16)
         self._phase, self._why = Phase.EMPTY, ""
         self._store: PageStore | None = None
+        self._pages: lazy.PagesSocket | None = None
         self._guardian: Guardian | None = None
         self._receiving: threading.Thread | None = None
         self._stream: socket.socket | None = None
@@ -199,6 +201,9 @@ class KeeperProcess:
                 self._receive(connection, *fds)
             case "stream" if len(fds) == 2 and self._phase is Phase.RECEIVING and self._next is None:
                 self._next = (connection, fds[0], fds[1])  # the one before has ended, and we have not heard so yet
+            case "listen" if self._phase is Phase.SEALED:
+                self._listen_in(Path(order["work"]))
+                self._say(connection, self.state())
             case "serve" if self._phase is Phase.SEALED:
                 self._serve(Path(order["work"]), Path(order["images"]), order["group"])
                 if os.getpid() == self._pid:
@@ -277,21 +282,40 @@ class KeeperProcess:
             self._next = None
             self._obey(connection, {"do": "stream"}, [pages_in, answers_out])
 
+    def _listen_in(self, work: Path) -> None:
+        self._hear_no_restore()
+        try:
+            self._pages, self._why = lazy.PagesSocket(work), ""
+        except OSError as error:
+            self._why = str(error)
+
+    def _hear_no_restore(self) -> None:
+        """One that has connected finds that nobody is there, and fails."""
+        if self._pages is not None:
+            self._pages.close()
+            self._pages = None
+
     def _serve(self, work: Path, image_directory: Path, group: str) -> None:
         assert self._store is not None
+        if self._pages is None or self._pages.path.parent != work:
+            self._listen_in(work)
+        if self._pages is None:
+            return
         try:
             filling = lazy.prepare(image_directory, self._store.spaces())
-            pages = lazy.PagesSocket(work)
         except (MemoryRefused, OSError) as error:
             self._why = str(error)
+            self._hear_no_restore()
             return
         self._phase, self._why = Phase.SERVING, ""
-        self._guardian = Guardian(pages, filling, Path(group) if group else None, self._forked)
+        self._guardian = Guardian(self._pages, filling, Path(group) if group else None, self._forked)
+        self._pages = None
         self._guardian.start()
         if os.getpid() == self._pid:
             self._watch_worker()
 
     def _give_all_back(self) -> None:
+        self._hear_no_restore()
         if self._guardian is not None:
             self._guardian.end()
         if self._store is not None and self._receiving is None:

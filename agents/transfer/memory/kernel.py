@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 from array import array
 from collections.abc import Sequence
 
@@ -55,6 +56,7 @@ PM_SCAN_WP_MATCHING = 1 << 0
 _PAGEMAP_SCAN = 0xC0606610
 _SCAN_ARG = struct.Struct("=12Q")
 _SCAN_REGIONS = 8192
+_OF_THREAD = threading.local()
 _SYS_IOCTL = 16
 _PR_SET_SECCOMP = 22
 _PROCMAP_QUERY = 0xC0686611
@@ -131,6 +133,15 @@ def read_memory(pid: int, ranges: Sequence[Extent], address: int) -> int:
     )
 
 
+def _regions() -> "array[int]":
+    """Room for one answer of PAGEMAP_SCAN, of this thread, used again and again: there is a call for every mapping, and making
+    room costs more than the scan."""
+    if not hasattr(_OF_THREAD, "regions"):
+        _OF_THREAD.regions = array("Q", bytes(_SCAN_REGIONS * 24))
+    made: array[int] = _OF_THREAD.regions
+    return made
+
+
 def scan_pagemap(
     pagemap: int, span: Extent, *, inverted: int, mask: int, anyof: int, returned: int, protect: bool = False
 ) -> list[tuple[int, int, int]]:
@@ -139,7 +150,7 @@ def scan_pagemap(
     ``protect`` write-protects what it reports, in the same step (``PM_SCAN_WP_MATCHING``). ENOTTY: the kernel is
     older than 6.7.
     """
-    regions = array("Q", bytes(_SCAN_REGIONS * 24))
+    regions = _regions()
     found: list[tuple[int, int, int]] = []
     at, end = span
     while at < end:

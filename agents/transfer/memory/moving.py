@@ -169,10 +169,18 @@ class ComingMemory:
             raise fault_error(
                 FaultCode.CORRUPT, f"the memory that belongs to these images is not here: {why}", step="hold memory"
             )
-        await self._keeper.serve(access.work, images, access.group)
-        held = await engine.hold_lazily(ve, images)
+        await self._keeper.listen(access.work)
+        held: list[Hold] = []
+
+        async def restore() -> None:
+            held.append(await engine.hold_lazily(ve, images))
+
+        async with trio.open_nursery() as nursery:
+            # The keeper reads the images while the runtime and CRIU start; a restore that is quicker waits for it.
+            nursery.start_soon(restore)
+            await self._keeper.serve(access.work, images, access.group)
         await self._keeper.restored()
-        return held
+        return held[0]
 
     async def filled(self) -> None:
         """Returns when the VE waits for no page any more. Raises FaultError(CORRUPT) if it never will."""

@@ -55,7 +55,7 @@ def cover(process: process_areas.ProcessFacts, directory: Path) -> Veiled:
     path = directory / f"pagemap-{process.pid}"
     with Pagemap(process.pid) as true, path.open("wb") as file:
         file.truncate(_ADDRESS_END // PAGE_BYTES * ENTRY_BYTES)
-        guards = true.guards([(area.start, area.end) for area in everything if area.end <= _ADDRESS_END])
+        guards = true.guards(normalised((area.start, area.end) for area in everything if area.end <= _ADDRESS_END))
         for span in subtract(union(shown, intersect(stacks, mine)), guards):
             _copy(true, span, file.fileno())
     return Veiled(str(path), f"/proc/{process.pid}/pagemap", tuple(guards))
