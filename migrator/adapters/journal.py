@@ -6,7 +6,7 @@ lease is checked in the same transaction.
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from cattrs.strategies import configure_tagged_union
 from sqlalchemy.engine import Connection
 
 from migrator.core.vocabulary import Event, MigrationRequest
-from migrator.ports.journal import Entry, LeaseLost
+from migrator.ports.journal import Entry, LeaseLost, NoPlace
 from migrator.wire.messages import Reply
 
 LEASE_S = 20.0
 TRIES = 5
+NOT_SERIALIZABLE = "40001"
+"""SQLSTATE of a transaction that would not have been the same one after the other."""
 _TABLES = sql.MetaData()
 _MIGRATIONS = sql.Table(
     "migrations",
@@ -127,24 +129,46 @@ class SqlJournal:
 
     # --- the lease -------------------------------------------------------------------------------
 
-    def begin(self, request: MigrationRequest, now_unix_s: float, holder: str) -> int:
-        """A new migration, leased."""
-        with self._engine.begin() as connection:
-            connection.execute(
-                _MIGRATIONS.insert().values(
-                    migration=request.migration,
-                    ve=request.ve,
-                    source=request.source,
-                    target=request.target,
-                    request=json.dumps(to_plain(request)),
-                    began_unix_s=now_unix_s,
-                    ended="",
-                    holder=holder,
-                    epoch=1,
-                    leased_until_unix_s=now_unix_s + LEASE_S,
-                )
-            )
+    def begin(
+        self, request: MigrationRequest, now_unix_s: float, holder: str, most: Mapping[str, int] | None = None
+    ) -> int:
+        """A new migration, leased; counted among the others in the same transaction."""
+        row = {
+            "migration": request.migration,
+            "ve": request.ve,
+            "source": request.source,
+            "target": request.target,
+            "request": json.dumps(to_plain(request)),
+            "began_unix_s": now_unix_s,
+            "ended": "",
+            "holder": holder,
+            "epoch": 1,
+            "leased_until_unix_s": now_unix_s + LEASE_S,
+        }
+        limits = {host: limit for host, limit in (most or {}).items() if host in (request.source, request.target)}
+        for left in reversed(range(TRIES)):
+            try:
+                self._enter(row, limits, now_unix_s)
+                break
+            except sqlalchemy.exc.DBAPIError as error:
+                if getattr(error.orig, "sqlstate", "") != NOT_SERIALIZABLE or not left:
+                    raise
         return 1
+
+    def _enter(self, row: Mapping[str, object], limits: Mapping[str, int], now_unix_s: float) -> None:
+        """A new row, if its hosts have a place; the count holds although others begin in the same moment."""
+        with self._engine.connect().execution_options(isolation_level="SERIALIZABLE") as connection, connection.begin():
+            connection.execute(_MIGRATIONS.insert().values(row))  # SQLite: nobody else writes from here on
+            for host, limit in limits.items():
+                if self._driven(connection, host, now_unix_s) > limit:
+                    raise NoPlace(host, limit)
+
+    @staticmethod
+    def _driven(connection: Connection, host: str, now_unix_s: float) -> int:
+        """How many migrations of a host are driven by somebody."""
+        here = sql.or_(_MIGRATIONS.c.source == host, _MIGRATIONS.c.target == host)
+        held = sql.and_(_MIGRATIONS.c.ended == "", _MIGRATIONS.c.leased_until_unix_s > now_unix_s)
+        return int(connection.scalar(sql.select(sql.func.count()).where(here, held)) or 0)
 
     def lease(self, migration: str, now_unix_s: float, holder: str) -> int:
         """Take it over, if nobody holds it. Raises KeyError for one that there is not."""

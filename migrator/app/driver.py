@@ -107,10 +107,12 @@ class Driver:
         self._under_way = 0
 
     @classmethod
-    async def begin(cls, request: MigrationRequest, around: Surroundings) -> "Driver":
-        """Note a new migration in the journal."""
+    async def begin(
+        cls, request: MigrationRequest, around: Surroundings, most: Mapping[str, int] | None = None
+    ) -> "Driver":
+        """Note a new migration in the journal. Raises NoPlace: see `Journal.begin`."""
         now_unix_s = around.now_unix_s()
-        epoch = await trio.to_thread.run_sync(around.journal.begin, request, now_unix_s, around.holder)
+        epoch = await trio.to_thread.run_sync(around.journal.begin, request, now_unix_s, around.holder, most)
         return cls(Story(request, now_unix_s), epoch, around)
 
     @classmethod

@@ -1,6 +1,7 @@
 """Many migrations at once: at most so many from or to a host, and so many altogether.
 
-Rule: who waits for a place waits for both of its hosts in the order of their names, so that no two wait for each other.
+Rule: who waits for a place waits for both of its hosts in the order of their names, so that no two wait for each other. Other
+controllers of the same journal count as well: the journal takes a migration in only while its hosts have a place.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,15 +11,24 @@ import trio
 from migrator.app.driver import Driver, Surroundings, first_fault
 from migrator.core.story import Story
 from migrator.core.vocabulary import MigrationRequest
-from migrator.ports.journal import LeaseLost
+from migrator.ports.journal import LeaseLost, NoPlace
 from migrator.wire.faults import FaultCode, FaultError, fault_error
+
+ASK_AGAIN_S = 1.0
 
 
 class Fleet:
     """Runs migrations within the limits of their hosts."""
 
-    def __init__(self, around: Surroundings, per_host: Mapping[str, int], parallel: int) -> None:
-        self._around = around
+    def __init__(
+        self,
+        around: Surroundings,
+        per_host: Mapping[str, int],
+        parallel: int,
+        waits: Callable[[MigrationRequest, str], None] = lambda request, why: None,
+    ) -> None:
+        """`waits` hears once of each migration that waits for another controller's to end, and why."""
+        self._around, self._per_host, self._waits = around, per_host, waits
         self._places = {host: trio.CapacityLimiter(number) for host, number in per_host.items()}
         self._all = trio.CapacityLimiter(parallel)
         self.drivers: dict[str, Driver] = {}
@@ -40,9 +50,9 @@ class Fleet:
 
     async def _drive(self, request: MigrationRequest) -> Story | FaultError:
         """One of them. Lost to another controller, it is that one's: the story is told as far as it is known here."""
-        if self._aborting:
-            return fault_error(FaultCode.ABORTED, f"aborted by {self._aborting} before it began")
-        driver = await Driver.begin(request, self._around)
+        driver = await self._begin(request)
+        if isinstance(driver, FaultError):
+            return driver
         self.drivers[request.migration] = driver
         outcome: Story | FaultError = driver.story
         try:
@@ -54,6 +64,19 @@ class Fleet:
         finally:
             del self.drivers[request.migration]
         return outcome
+
+    async def _begin(self, request: MigrationRequest) -> Driver | FaultError:
+        """As soon as both hosts have a place."""
+        told = False
+        while not self._aborting:
+            try:
+                return await Driver.begin(request, self._around, self._per_host)
+            except NoPlace as busy:
+                if not told:
+                    self._waits(request, str(busy))
+                told = True
+                await trio.sleep(ASK_AGAIN_S)
+        return fault_error(FaultCode.ABORTED, f"aborted by {self._aborting} before it began")
 
     def abort(self, who: str) -> None:
         """Undo all that can be undone; what has not begun does not begin."""

@@ -1,6 +1,6 @@
 """The durable story of every migration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,14 @@ class LeaseLost(Exception):
     def __init__(self, migration: str, holder: str) -> None:
         super().__init__(f"migration {migration} is driven by {holder}")
         self.migration, self.holder = migration, holder
+
+
+class NoPlace(Exception):
+    """A host has as many migrations under way as it takes, whichever controllers of this journal drive them."""
+
+    def __init__(self, host: str, limit: int) -> None:
+        super().__init__(f"{host} has as many migrations under way as its `parallel` allows ({limit})")
+        self.host, self.limit = host, limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +45,13 @@ class Journal(Protocol):
     LeaseLost. All methods block; call them from a worker thread.
     """
 
-    def begin(self, request: MigrationRequest, now_unix_s: float, holder: str) -> int:
-        """Note a new migration and lease it to `holder`; the epoch."""
+    def begin(
+        self, request: MigrationRequest, now_unix_s: float, holder: str, most: Mapping[str, int] | None = None
+    ) -> int:
+        """Note a new migration and lease it to `holder`; the epoch.
+
+        `most`: host -> how many migrations that are driven at this time may touch it, this one included. Raises NoPlace.
+        """
         ...
 
     def lease(self, migration: str, now_unix_s: float, holder: str) -> int:

@@ -23,7 +23,7 @@ from migrator.core.vocabulary import (
     Resumed,
     Role,
 )
-from migrator.ports.journal import LeaseLost
+from migrator.ports.journal import LeaseLost, NoPlace
 from migrator.wire.facts import Mode, Objection
 from tests.adapters import databases
 from tests.stories import BROKEN, GOOD, REQUEST, STARTED, VE, said
@@ -226,7 +226,7 @@ def test_wish_needs_no_lease(journal: SqlJournal, open_journal: Open) -> None:
 PROGRAM = """
 import sys
 from migrator.adapters.journal import SqlJournal
-from migrator.ports.journal import LeaseLost
+from migrator.ports.journal import LeaseLost, NoPlace
 from tests.adapters.test_journal import EVENTS, LATER, request
 
 url, name, work = sys.argv[1:]
@@ -238,6 +238,11 @@ if work == "lease":
         print(journal.lease("m1", LATER, name))
     except LeaseLost as lost:
         print("lost")
+elif work == "begin":
+    try:
+        print(journal.begin(request(name), LATER, name, {"alpha": 2, "beta": 5}))
+    except NoPlace as busy:
+        print(busy.host)
 else:
     epoch = journal.begin(request(name), LATER, name)
     for number in range(int(work)):
@@ -295,6 +300,30 @@ def test_one_of_many_gets_the_lease(journal: SqlJournal, url: str) -> None:
     entry = journal.read("m1")
     assert entry is not None
     assert entry.holder == winner
+
+
+def test_a_host_has_so_many_places(journal: SqlJournal) -> None:
+    """Whoever drives them: no more begin than both hosts take; one that ends, or that nobody drives, frees its place."""
+    most = {REQUEST.source: 2, REQUEST.target: 3, "other": 0}
+    first = journal.begin(request("m1"), T, "here:1", most)
+    journal.begin(request("m2"), T, "there:2", most)
+    with pytest.raises(NoPlace, match=f"{REQUEST.source} has as many migrations under way"):
+        journal.begin(request("m3"), T, "here:1", most)
+    assert journal.read("m3") is None
+
+    journal.end("m1", first, "done")
+    journal.begin(request("m3"), T, "here:1", most)
+    journal.begin(request("m4"), LATER, "here:1", most)  # nobody drives m2 and m3 any more
+
+    assert [entry.request.migration for entry in journal.unfinished()] == ["m2", "m3", "m4"]
+
+
+def test_places_are_counted_by_all_together(journal: SqlJournal, url: str) -> None:
+    """Five controllers begin at the same instant where two have a place: two begin."""
+    said = at_once(url, {f"p{number}": "begin" for number in range(5)})
+
+    assert sorted(itertools.chain(*said.values())) == ["1", "1", "alpha", "alpha", "alpha"]
+    assert len(journal.unfinished()) == 2
 
 
 def test_processes_write_side_by_side(url: str, open_journal: Open) -> None:

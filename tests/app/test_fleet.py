@@ -46,11 +46,11 @@ class World:
             self.under_way[each] += 1
             self.most[each] = max(self.most[each], self.under_way[each])
         try:
-            await trio.sleep(0.3)
+            await trio.sleep(3.0)  # 100 ms of ours: longer than the journal takes, so that those that may overlap do
         finally:
             for each in hosts:
                 self.under_way[each] -= 1
-        return Copied(request.round, 0.3, 10, 0.1, dirty_bytes_per_s=0.0, memory_method=MemoryMethod.TRACKED)
+        return Copied(request.round, 3.0, 10, 0.1, dirty_bytes_per_s=0.0, memory_method=MemoryMethod.TRACKED)
 
     def ended(self, request: MigrationRequest, how: Story | FaultError) -> None:
         """Keep it."""
@@ -83,6 +83,26 @@ async def test_ten_in_all_directions(journal: SqlJournal, quick_clock: MockClock
     assert world.most["all"] <= parallel
     assert world.most["all"] > 1 or per_host == 1
     assert {each.ended for each in journal.history(99)} == {"done"}
+
+
+async def test_other_controllers_count(journal: SqlJournal, quick_clock: MockClock) -> None:
+    """Two programs with one journal keep a host's limit together; the one that waits says so once a migration."""
+    requests = [migration("alpha", "beta", number) for number in range(4)]
+    world, waited = World(journal, requests), list[str]()
+
+    def waits(request: MigrationRequest, why: str) -> None:
+        waited.append(f"{request.migration}: {why}")
+
+    with trio.fail_after(600):
+        async with trio.open_nursery() as nursery:
+            for number in (0, 2):
+                fleet = Fleet(world.around, dict.fromkeys(HOSTS, 1), 2, waits)
+                nursery.start_soon(fleet.run, requests[number : number + 2], world.ended)
+
+    assert len(world.outcomes) == 4
+    assert world.most["alpha"] == 1
+    assert "alpha has as many migrations under way as its `parallel` allows (1)" in waited[0]
+    assert len(waited) == len(set(waited))
 
 
 async def test_one_that_fails_disturbs_no_other(journal: SqlJournal, quick_clock: MockClock) -> None:

@@ -22,6 +22,7 @@ from migrator.wire.faults import FaultCode, FaultError, fault_error
 
 NEEDED = ("vserver", "vserver-info", "vserver-stat", "vps", "showattr", "setattr", "chxid", "lsxid", "rsync")
 REMEDY = "apt install util-vserver (and boot a Linux-VServer kernel)"
+CONFIGS = Path("/etc/vservers")
 NOT_LIVE = "a Linux-VServer guest cannot be checkpointed; it moves by stop-copy"
 
 
@@ -41,11 +42,14 @@ class VserverEngine:
         self._facts = Facts(self._site, self._leaving)
 
     async def probe(self) -> tuple[Sequence[ToolFact], Sequence[str]]:
-        """util-vserver with its version and what is wrong with it here; usable: a VServer kernel and every program."""
+        """util-vserver with its version and what is wrong with it here; usable: a VServer kernel and every program.
+
+        Nothing of a host that has nothing to do with VServer: nobody there misses the tools.
+        """
         try:
             info = await self._site.info()
         except FaultError:
-            return (ToolFact("util-vserver", "", remedy=REMEDY),), ()
+            return ((ToolFact("util-vserver", "", remedy=REMEDY),) if CONFIGS.is_dir() else ()), ()
         missing = [name for name in NEEDED if (await tools.run("sh", "-c", f"command -v {name}")).status != 0]
         problem = f"missing: {', '.join(missing)}" if missing else ""
         if info.api is None:

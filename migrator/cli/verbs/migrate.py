@@ -244,7 +244,11 @@ async def run_all(
     """All of them, with progress, and Ctrl-C as said in `migrate --help`."""
     display = Bars() if frame.terminal() else PlainLines()
     per_host = {host.name: host.parallel for host in made.inventory.hosts}
-    fleet = Fleet(made.surroundings([display, *others]), per_host, parallel)
+
+    def waits(request: MigrationRequest, why: str) -> None:
+        click.echo(f"{request.ve}: waits, because {why}", err=True)
+
+    fleet = Fleet(made.surroundings([display, *others]), per_host, parallel, waits)
 
     def abort() -> None:
         click.echo("aborting: what has not been handed over is undone; once more to leave at once", err=True)
