@@ -44,7 +44,8 @@ test-vm: setup
 # ONLY="FAULT@MOMENT" one kind, WORKERS= labs at a time.
 faults: setup
 	$(VENV)/bin/python -m scenarios.faults $(if $(SEED),--seed $(SEED)) $(if $(RUNS),--runs $(RUNS)) \
-		$(if $(ONLY),--only "$(ONLY)") $(if $(WORKERS),--workers $(WORKERS))
+		$(if $(ENGINE),--engine $(ENGINE)) $(if $(ONLY),--only "$(ONLY)") \
+		$(if $(WORKERS),--workers $(WORKERS))
 
 # Our migration against runc and Podman on the same hosts. RUNS= of each way, WAYS= comma between, FULL=1 long series.
 bench: setup

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from scenarios.faults import matrix, table, trial
+from scenarios.faults import kinds, matrix, table, trial
 from scenarios.faults.site import Site
 from scenarios.faults.trial import Result, Trial
 from scenarios.lab import fleet
@@ -52,7 +52,7 @@ class Series:
     @staticmethod
     def _one(each: Trial, site: Site | None, lab: str) -> tuple[Result, Site | None]:
         try:
-            site = site or Site.up(lab)
+            site = site or Site.up(lab, each.engine)
             result = trial.run(site, each, EVIDENCE)
         except Exception as error:  # a site that cannot be used is told and made anew
             result = Result(each)
@@ -76,14 +76,16 @@ class Series:
 @click.option("--runs", type=click.IntRange(1), default=None, help=f"How many.  [default: {RUNS}]")
 @click.option("--whole", is_flag=True, help="Every fault at every moment, once.")
 @click.option("--only", default="", help="FAULT@MOMENT, FAULT@ or @MOMENT, instead of a series.")
+@click.option("--engine", type=click.Choice(kinds.names()), default="oci", show_default=True, help="Whose VE is moved.")
 @click.option("--workers", type=click.IntRange(1, len(LETTERS)), default=3, show_default=True, help="Labs at a time.")
-def main(seed: int | None, runs: int | None, whole: bool, only: str, workers: int) -> None:
+def main(seed: int | None, runs: int | None, whole: bool, only: str, engine: str, workers: int) -> None:
     """Break real migrations at every step and check the real hosts."""
     if os.geteuid() != 0:
         raise click.ClickException("the lab makes namespaces and mounts: run it as root")
     seed = int(time.time()) % 100_000 if seed is None else seed
     try:
-        trials = matrix.named(seed, only) if only else matrix.series(seed, matrix.whole() if whole else runs or RUNS)
+        count = matrix.whole(engine) if whole else runs or RUNS
+        trials = matrix.named(seed, only, engine) if only else matrix.series(seed, count, engine)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     trials = trials[:runs] if only and runs else trials

@@ -23,7 +23,8 @@ LOG = "var/lib/migrator/agent.log"
 RECORDS = "var/lib/migrator/records"
 IMAGES = "run/migrator/images"
 AGENT, AGENT_PARENT = "agent/current serve", ("agent/current install", "agent/current supervise")
-TOOLS = ("criu", "crun", "rsync", "ssh", "ssh-keygen", "sshd-session")
+VE_GROUPS = ("migrator/", "vz-", "vserver/")
+"""Where the engines put VEs, below a host's cgroup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def _process(pid: int) -> Process | None:
 
 def _in_ve(host: Host, pid: int) -> bool:
     with contextlib.suppress(OSError):
-        return f"/{host.name}/migrator/" in Path(f"/proc/{pid}/cgroup").read_text()
+        text = Path(f"/proc/{pid}/cgroup").read_text()
+        return any(f"/{host.name}/{each}" in text for each in VE_GROUPS)
     return True
 
 
@@ -84,7 +86,7 @@ def supervisor(host: Host) -> list[Process]:
     return [each for each in processes(host) if each.words.endswith(AGENT_PARENT)]
 
 
-def tools(host: Host, names: Iterable[str] = TOOLS) -> list[Process]:
+def tools(host: Host, names: Iterable[str]) -> list[Process]:
     """Tools that work for a migration on a host."""
     wanted = tuple(names)
     return [each for each in processes(host) if each.name in wanted]

@@ -145,6 +145,10 @@ def _kill_tools(side: str, *names: str) -> Deed:
     return deed
 
 
+def _kill_every_tool(side: str) -> Deed:
+    return lambda scene: _kill_tools(side, *scene.site.form.tools)(scene)
+
+
 # --- the network ------------------------------------------------------------------------------------
 
 
@@ -209,7 +213,8 @@ def _boot_after_fence(side: str) -> Deed:
     def deed(scene: Scene) -> None:
         scene.leave_controller()
         scene.fence(side)
-        scene.runs_without(side)
+        if side == "source" or not scene.logged("source", "peer said PeerRuns"):
+            scene.runs_without(side)  # else it was the target's for good before the power went, and has no other home
         scene.side(side).boot()
 
     return deed
@@ -336,14 +341,14 @@ FAULTS = {
         Fault("kill-source-criu", "SIGKILL to criu", _kill_tools("source", "criu"), moments=("source runs criu",)),
         Fault("kill-source-rsync", "SIGKILL to rsync", _kill_tools("source", "rsync"), moments=("source runs rsync",)),
         Fault("kill-source-ssh", "SIGKILL to ssh, its shared connection too", _kill_tools("source", "ssh")),
-        Fault("kill-source-tools", "SIGKILL to every tool", _kill_tools("source", *eyes.TOOLS)),
+        Fault("kill-source-tools", "SIGKILL to every tool", _kill_every_tool("source")),
         Fault(
             "kill-target-crun", "SIGKILL to crun", _kill_tools("target", "crun"), moments=("target runs crun restore",)
         ),
         Fault("kill-target-criu", "SIGKILL to criu", _kill_tools("target", "criu"), moments=("target runs criu",)),
         Fault("kill-target-rsync", "SIGKILL to rsync", _kill_tools("target", "rsync"), moments=("target runs rsync",)),
         Fault("kill-target-sshd", "SIGKILL to every SSH session", _kill_tools("target", "sshd-session")),
-        Fault("kill-target-tools", "SIGKILL to every tool", _kill_tools("target", *eyes.TOOLS)),
+        Fault("kill-target-tools", "SIGKILL to every tool", _kill_every_tool("target")),
         Fault(
             "source-line-short",
             "source's line down for 2 s",

@@ -12,7 +12,6 @@ from migrator.cli.progress import WORDS
 from migrator.core.phases import Phase
 from scenarios.faults import eyes
 from scenarios.faults.eyes import AgentLog, Running
-from scenarios.faults.site import VE
 from scenarios.lab.hosts import Host
 
 MOVE_S = 2.6
@@ -32,6 +31,7 @@ TOOL_WORDS = {
 class View:
     """What there is to watch."""
 
+    ve: str
     source: Host
     target: Host
     source_log: AgentLog
@@ -67,10 +67,10 @@ def _event(side: str, event: str) -> Moment:
 def _record(side: str, claim: str) -> Moment:
     def watch(view: View) -> Callable[[], bool]:
         host = view.source if side == "source" else view.target
-        before = eyes.record(host, VE).get("migration", "")
+        before = eyes.record(host, view.ve).get("migration", "")
 
         def seen() -> bool:
-            now = eyes.record(host, VE)
+            now = eyes.record(host, view.ve)
             return now.get("claim") == claim and now.get("migration") != before
 
         return seen

@@ -15,8 +15,9 @@ from pathlib import Path
 from scenarios.faults import eyes
 from scenarios.faults.eyes import AgentLog, Running, wait_for
 from scenarios.faults.heartbeat import Heartbeats
+from scenarios.faults.kinds import BEAT_PORT, DEADLINE_S
 from scenarios.faults.moments import View
-from scenarios.faults.site import BEAT_PORT, DEADLINE_S, MEMORY_MB, VE, Site
+from scenarios.faults.site import Site
 from scenarios.lab import groups
 from scenarios.lab.hosts import Host, HostError
 
@@ -113,14 +114,14 @@ class Scene:
         self.sampler.start()
         self.logs = {"source": AgentLog(self.side("source")), "target": AgentLog(self.side("target"))}
         self.began_unix_s = time.time()
-        words = ("migrate", VE, self.target_name, "--mode", "live", "--deadline", str(DEADLINE_S))
+        words = ("migrate", site.ve, self.target_name, "--mode", site.form.mode, "--deadline", str(DEADLINE_S))
         self.controller = Running(site.argv(*words), site.environment)
 
     @property
     def view(self) -> View:
         """What moments are found in."""
         source, target = self.side("source"), self.side("target")
-        return View(source, target, self.logs["source"], self.logs["target"], self.controller)
+        return View(self.site.ve, source, target, self.logs["source"], self.logs["target"], self.controller)
 
     def side(self, side: str) -> Host:
         """The host on this side of the migration."""
@@ -218,8 +219,7 @@ class Scene:
     def _beat_since(self, unix_s: float) -> bool:
         return max(self.sampler.beats.last_unix_s, 0.0) > unix_s
 
-    @staticmethod
-    def fill_memory(host: Host, file: str, spare_kb: int) -> None:
+    def fill_memory(self, host: Host, file: str, spare_kb: int) -> None:
         """Take a host's memory, by a file in its RAM, up to a little below its limit."""
         group = groups.limited(host.lab, host.name)
         used = 0
@@ -230,7 +230,7 @@ class Scene:
         else:
             stat = dict(line.split() for line in (host.group / "memory.stat").read_text().splitlines())
             used = int(stat["anon"]) + int(stat["shmem"]) + int(stat["kernel"])
-        left_kb = (MEMORY_MB << 10) - used // 1024 - spare_kb
+        left_kb = (self.site.form.memory_mb << 10) - used // 1024 - spare_kb
         host.run("sh", "-c", f"head -c {max(0, left_kb)}k /dev/zero > {file}", check=False)
 
     def keep_evidence(self, directory: Path, breaches: Sequence[str], told: dict[str, object]) -> None:

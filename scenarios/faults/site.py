@@ -16,42 +16,21 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from scenarios.faults import heartbeat, probe
-from scenarios.lab import bundles
+from scenarios.faults import heartbeat, kinds, probe
+from scenarios.faults.kinds import Kind
 from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
 from scenarios.lab.topology import HostSpec, Topology
 
-HERE = Path(__file__).parent
-VE = "shop"
-VE_NUMBER = 100
-BEAT_PORT = 7777
-DISK_MB, MEMORY_MB = 400, 600
-DEADLINE_S = 10
-REDIS, BASH = "/usr/bin/redis-server", "/usr/bin/bash"
-BOOT_SCRIPT = """\
-#!/usr/bin/python3
-# What a host does with VEs that are marked to start at boot: it starts them, and asks nobody.
-import sys
-sys.path.insert(0, "/var/lib/migrator/agent/current")
-import trio
-from agents.engines.oci.bundle import all_bundles
-from agents.engines.oci.engine import OciEngine
-for bundle in all_bundles():
-    if bundle.autostart:
-        trio.run(OciEngine().start, bundle.ve)
-"""
-BOOT_LINK = "/etc/rc2.d/S10ves"
-"""Before the agent's: a host starts its VEs whether there is an agent or not."""
 MAY_BE = re.compile(
     r": (mount /run/netns tmpfs"
-    r"|file /var/lib/migrator/(keys|permitted|arriving|ve|records|records/[a-z]+\.json|agent\.log\.1)"
+    r"|file /var/lib/migrator/(keys|permitted|arriving|ve|records|records/[a-z0-9]+\.json|agent\.log\.1)"
     r"|file /run/(runc|crun|mount|criu\.kdat|netns|migrator/images|migrator/work)"
     r"|file /root/\.ssh/\.migrator\.lock)$"
 )
 """What a host has or has not, whether a VE ever came or went: empty directories, the record of who has the VE, caches."""
 MAY_BE_AT_HOME = re.compile(
-    rf": file /run/migrator/work/{VE}(/(hold|(dump-)?bin(/criu)?|[a-z-]+\.(log|conf)|stats-[a-z]+))?$"
+    r": file /run/migrator/work/shop(/(hold|(dump-)?bin(/criu)?|[a-z-]+\.(log|conf)|stats-[a-z]+))?$"
 )
 """Where the VE is: the logs of the tools that brought it."""
 
@@ -78,28 +57,31 @@ class Seen:
 class Site:
     """One lab with its VE."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    def __init__(self, lab: Lab, kind: Kind) -> None:
+        self.lab, self.kind, self.form, self.ve = lab, kind, kind.form, kind.form.ve
         self.alpha, self.beta = lab.host("alpha"), lab.host("beta")
         self.hosts = {"alpha": self.alpha, "beta": self.beta}
         self.journal = lab.directory / "journal.db"
-        self.address = lab.ve_addresses(VE_NUMBER)[0].split("/")[0]
+        self.address = lab.ve_addresses(kinds.NUMBER)[0].split("/")[0]
         self.persistent = False
+        self._may_be = re.compile(self.form.may_be) if self.form.may_be else MAY_BE
         self._empty: dict[str, Counter[str]] = {}
         self._of_ve: Counter[str] = Counter()
 
     @classmethod
-    def up(cls, name: str) -> "Site":
+    def up(cls, name: str, engine: str = "oci") -> "Site":
         """A fresh lab with an agent on both hosts and the VE on alpha; knows how both hosts look in order."""
-        hosts = tuple(HostSpec(each, disk_mb=DISK_MB, memory_mb=MEMORY_MB) for each in ("alpha", "beta"))
-        site = cls(Lab.up(Topology(name, hosts)))
+        kind = kinds.KINDS[engine]
+        form = kind.form
+        hosts = tuple(HostSpec(each, form.disk_mb, form.memory_mb, roles=form.roles) for each in ("alpha", "beta"))
+        site = cls(Lab.up(Topology(name, hosts)), kind)
+        kind.install(site.lab)
         for host in site.hosts.values():
-            host.run("sh", "-c", f"cat > {BOOT_LINK}; chmod 755 {BOOT_LINK}", text=BOOT_SCRIPT)
             site.must("host", "add", host.name)
         site._empty = {name: Counter(site.look(name).lines) for name in site.hosts}
         site.deploy("alpha", persistent=False)
         site._of_ve = Counter(site.look("alpha").lines) - site._empty["alpha"]
-        site.must("migrate", VE, "beta", "--mode", "live")  # where nothing moves, faults prove nothing
+        site.must("migrate", site.ve, "beta", "--mode", form.mode)  # where nothing moves, faults prove nothing
         return site
 
     # --- the VE ----------------------------------------------------------------------------------
@@ -108,19 +90,10 @@ class Site:
         """Make the VE anew on a host; `persistent`: its Redis writes to disk before it acknowledges."""
         for host in self.hosts.values():
             if self.look(host.name).has:
-                self.must("ve", "stop", VE, "--on", host.name)
-                host.run("rm", "-rf", f"/var/lib/migrator/ve/{VE}")
-                host.run("sh", "-c", f"ip link delete ve-{VE}; ip netns delete {VE}", check=False)
-        host = self.hosts[name]
-        address, address6 = self.lab.ve_addresses(VE_NUMBER)
-        service = f"{REDIS} --bind 0.0.0.0 --protected-mode no --save '' --dir /data"
-        service += " --appendonly yes --appendfsync always" if persistent else " --appendonly no"
-        first = heartbeat.script(self.lab.client.address, BEAT_PORT, service)
-        words = ["python3", "-", VE, "crun", address, address6, REDIS, BASH, "--", BASH, "-c", first]
-        host.run(*words, text=Path(bundles.__file__).read_text())
-        host.run("touch", f"/var/lib/migrator/ve/{VE}/autostart")
-        host.run("mkfifo", f"/var/lib/migrator/ve/{VE}/rootfs/{heartbeat.NEVER}")
-        self.must("ve", "start", VE)
+                self.must("ve", "stop", self.ve, "--on", host.name)
+                self.kind.clear(host)
+        self.kind.deploy(self.lab, self.hosts[name], persistent=persistent)
+        self.must("ve", "start", self.ve)
         self.persistent = persistent
 
     def where(self) -> str:
@@ -130,7 +103,7 @@ class Site:
 
     def beat_file(self, name: str) -> Path:
         """The VE's heartbeat on a host's disk, as this machine sees it."""
-        return self.hosts[name].path(f"/var/lib/migrator/ve/{VE}/rootfs/{heartbeat.FILE}")
+        return self.hosts[name].path(f"{self.form.root}/{heartbeat.FILE}")
 
     # --- the program -----------------------------------------------------------------------------
 
@@ -176,7 +149,8 @@ class Site:
 
     def look(self, name: str) -> Seen:
         """Everything on a host that is up."""
-        said = self.hosts[name].run("python3", "-", VE, text=Path(probe.__file__).read_text()).stdout
+        words = ("python3", "-", self.form.group, self.form.place, self.form.root)
+        said = self.hosts[name].run(*words, text=Path(probe.__file__).read_text()).stdout
         seen = json.loads(said)
         return Seen(tuple(seen["lines"]), seen["copy"], seen["records"])
 
@@ -186,7 +160,11 @@ class Site:
         now = Counter(seen.lines)
         extra = [f"{name} has too much: {line}" for line in (now - ordinary).elements()]
         found = extra + [f"{name} lacks: {line}" for line in (ordinary - now).elements()]
-        return [line for line in found if not MAY_BE.search(line) and not (home and MAY_BE_AT_HOME.search(line))]
+        return [
+            line
+            for line in found
+            if not (MAY_BE.search(line) or self._may_be.search(line) or (home and MAY_BE_AT_HOME.search(line)))
+        ]
 
     def host(self, name: str) -> Host:
         """One of the two."""

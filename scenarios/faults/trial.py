@@ -29,6 +29,7 @@ class Trial:
     seed: int
     again: int = 0
     """How many of the same pair came before it in the same series."""
+    engine: str = "oci"
 
     @property
     def name(self) -> str:
@@ -43,7 +44,8 @@ class Trial:
     @property
     def repeat(self) -> str:
         """The line that repeats it."""
-        return f'make faults SEED={self.seed} ONLY="{self.name}"'
+        engine = "" if self.engine == "oci" else f" ENGINE={self.engine}"
+        return f'make faults SEED={self.seed}{engine} ONLY="{self.name}"'
 
 
 @dataclass(slots=True)
@@ -104,8 +106,9 @@ def _act(scene: Scene, trial: Trial, fault: Fault) -> bool:
 
 def _settle(scene: Scene, fault: Fault) -> dict[str, Any]:
     """What hosts and operator do afterwards; the client's account."""
-    if fault.dark_limit_s and not scene.runs_again(fault.dark_limit_s):
-        scene.complaints.append(f"{fault.dark_limit_s:g} s after the fault the hosts had not brought the VE back")
+    limit_s = fault.dark_limit_s + scene.site.form.slack_s
+    if fault.dark_limit_s and not scene.runs_again(limit_s):
+        scene.complaints.append(f"{limit_s:g} s after the fault the hosts had not brought the VE back")
     scene.wait_for_controller()
     agents_answer(scene.site)
     if not scene.recover_until_quiet():

@@ -17,7 +17,8 @@ import pytest
 
 from migrator.cli.exits import Exit
 from scenarios.faults import eyes, matrix, trial
-from scenarios.faults.site import DEADLINE_S, VE, Site
+from scenarios.faults.kinds import DEADLINE_S
+from scenarios.faults.site import Site
 from scenarios.faults.trial import Result, Trial
 from scenarios.lab import fleet
 from scenarios.lab.fixtures import need_root, own_name, remove_abandoned
@@ -185,7 +186,7 @@ def test_second_interrupt_leaves_and_says_how_to_go_on(stage: Stage) -> None:
     """
     site = stage.borrow()
     source, target = site.host(site.where()), site.host(site.other(site.where()))
-    with Terminal(site, "migrate", VE, target.name, "--bandwidth", "1") as terminal:
+    with Terminal(site, "migrate", site.ve, target.name, "--bandwidth", "1") as terminal:
         assert terminal.shows("copying while it runs")
         stopped = eyes.agent(source)
         for process in stopped:
@@ -206,7 +207,7 @@ def test_second_interrupt_leaves_and_says_how_to_go_on(stage: Stage) -> None:
         assert terminal.ends(LEAVE_LIMIT_S) == Exit.DETACHED, terminal.text
         assert how_to_go_on in terminal.text
 
-    again = site.migrator("migrate", VE, target.name)
+    again = site.migrator("migrate", site.ve, target.name)
     for process in stopped:
         process.send(signal.SIGCONT)
     resumed = site.migrator("resume", migration)
@@ -220,10 +221,10 @@ def test_the_command_of_a_killed_controller_again(stage: Stage) -> None:
     """`kill -9` while it copies, and the same command: refused with the way on, and `resume` goes on copying to the end."""
     site = stage.borrow()
     source, target = site.where(), site.other(site.where())
-    with Terminal(site, "migrate", VE, target, "--bandwidth", "20") as terminal:
+    with Terminal(site, "migrate", site.ve, target, "--bandwidth", "20") as terminal:
         assert terminal.shows("copying while it runs")
     [migration] = site.unfinished()
-    again = site.migrator("migrate", VE, target)
+    again = site.migrator("migrate", site.ve, target)
     assert again.returncode == Exit.REFUSED
     assert "if that program is dead its hold ends within 20 s" in again.stderr
     assert "Traceback" not in again.stderr
