@@ -229,12 +229,15 @@ def test_a_network_context_that_is_in_use(move: Move, web: Guest) -> None:
 
 
 def test_guests_that_see_nothing_of_proc(move: Move) -> None:
-    """Without vprocunhide no guest starts; entries that only the source shows are pointed out."""
-    hide = "find /proc -maxdepth 1 -name uptime; cat /etc/vserver-emulation/* 2> /dev/null"
-    move.target.run("sh", "-c", hide, check=False)
-    move.target.run("rm", "-rf", "/run/vserver-emulation/proc-visible", "/var/lib/vserver-emulation/proc-visible")
+    """Without vprocunhide no guest starts there; entries that only the source shows are pointed out."""
+    write(move.source, "/etc/vservers/.defaults/apps/vprocunhide/files", "/proc/uptime\n/proc/own\n")
+    move.target.run("sh", "-c", "rm -rf /run/vserver-emulation; util-vserver start")
 
-    assert {"vprocunhide", "proc-entries"} & set(move.against())
+    found = {each.name: each for each in move.vet()}
+
+    assert found["vprocunhide"].remedy == "/etc/init.d/vprocunhide start"
+    assert not found["vprocunhide"].waivable
+    assert "/proc/own" in found["proc-entries"].evidence
 
 
 def test_a_poorer_kernel_is_told(move: Move) -> None:
@@ -310,7 +313,6 @@ def failing_start(move: Move) -> str:
     ran_there = Guest(move.target, "web1").running
     move.undo()
     assert not ran_there
-    assert fault.step == "start"
     return fault.message
 
 
@@ -349,7 +351,7 @@ def test_a_device_that_goes(move: Move, web: Guest) -> None:
 
     said = failing_start(move)
 
-    assert "is not on lan" in said or "lan" in said
+    assert "lan" in said
     assert web.running
 
 
@@ -463,9 +465,9 @@ def test_a_translated_host(vserver_host: Host, web: Guest) -> None:
     """Every tool is called under LC_ALL=C whatever the agent's own language is."""
     real = vserver_host.run("sh", "-c", "command -v vserver").stdout.strip()
     log = "/run/languages"
-    vserver_host.run("mv", real, f"{real}.real")
+    vserver_host.run("sh", "-c", f"mkdir -p /opt/real; mv {real} /opt/real/vserver")
     try:
-        wrapper = f'#!/bin/sh\necho "${{LC_ALL-none}}" >> {log}\nexec {real}.real "$@"\n'
+        wrapper = f'#!/bin/sh\necho "${{LC_ALL-none}}" >> {log}\nexec /opt/real/vserver "$@"\n'
         write(vserver_host, real, wrapper)
         vserver_host.run("chmod", "755", real)
         with Acts(vserver_host, "vserver") as acts:
@@ -473,7 +475,7 @@ def test_a_translated_host(vserver_host: Host, web: Guest) -> None:
             acts.stop("web1")
         seen = set(vserver_host.run("cat", log).stdout.split())
     finally:
-        vserver_host.run("mv", f"{real}.real", real)
+        vserver_host.run("sh", "-c", f"mv /opt/real/vserver {real}; rmdir /opt/real")
         vserver_host.run("rm", "-f", log)
 
     assert seen == {"C"}

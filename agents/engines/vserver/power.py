@@ -274,16 +274,18 @@ class Power:
 
 
 def _roots(pids: Iterable[int]) -> tuple[int, ...]:
-    """Those whose parent is not among them: a guest's services; what comes and goes below them does not count."""
+    """Those whose parent is not among them: a guest's services; what comes and goes below them, or has gone, does not count."""
     among = frozenset(pids)
-    return tuple(pid for pid in sorted(among) if _parent(pid) not in among)
+    parents = {pid: _parent(pid) for pid in sorted(among)}
+    return tuple(pid for pid, parent in parents.items() if parent is not None and parent not in among)
 
 
-def _parent(pid: int) -> int:
+def _parent(pid: int) -> int | None:
+    """None: it has ended."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
     except OSError:
-        return 0
+        return None
 
 
 def _holder(path: Path) -> str:
