@@ -32,19 +32,19 @@ LEAVE_LIMIT_S = 10.0
 class Stage:
     """A site for many runs, made anew after one that left it out of order."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, engine: str = "oci") -> None:
+        self._name, self._engine = name, engine
         self._site: Site | None = None
 
     @property
     def site(self) -> Site:
         """In order."""
-        self._site = self._site or Site.up(self._name)
+        self._site = self._site or Site.up(self._name, self._engine)
         return self._site
 
     def run(self, name: str, evidence: Path) -> Result:
         """One run by its name, judged; the moment has to come."""
-        [each] = matrix.named(SEED, name)
+        [each] = matrix.named(SEED, name, self._engine)
         result = trial.run(self.site, each, evidence)
         if result.verdict.breaches:
             self.borrow()
@@ -75,6 +75,7 @@ def stage() -> Iterator[Stage]:
     fleet.down(name)
 
 
+LOST_POWER = "target-crash@target wrote owner"
 SUBSET = (
     "kill-source-agent@source wrote given",
     "kill-target-agent@target did hold",
@@ -84,7 +85,7 @@ SUBSET = (
     "source-line-short@source did send",
     "target-disk-full@target did accept",
     "target-memory-full@source did freeze",
-    "target-crash@target wrote owner",
+    LOST_POWER,
 )
 
 
@@ -92,6 +93,19 @@ SUBSET = (
 def test_fault(stage: Stage, tmp_path: Path, name: str) -> None:
     """Whatever is broken, and whenever: the rule holds."""
     stage.run(name, tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["openvz", "vserver"])
+def test_other_engines(tmp_path: Path, engine: str) -> None:
+    """The rule is every engine's: an agent killed after the point of no return, a line cut in the blackout, power lost."""
+    need_root()
+    name = own_name(engine[0])
+    try:
+        stage = Stage(name, engine)
+        for each in ("kill-source-agent@source wrote given", "target-line-short@source did freeze", LOST_POWER):
+            stage.run(each, tmp_path)
+    finally:
+        fleet.down(name)
 
 
 @pytest.mark.parametrize("change", ["image-flipped", "image-truncated"])
