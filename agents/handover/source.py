@@ -16,6 +16,7 @@ The claims on disk and what they permit here (`cold`: this host has been down si
              cold, not settled: ask the target    -> run when it refused
     leaving  run, freeze, thaw                    the target cannot run it: it was not given
              cold: ask the target                 -> given when it holds, -> home when it refused, -> gone when it runs
+                                                     (while it restores: ask again)
     given    nothing but ask the target           -> gone when it runs, -> home when it refused
     gone     nothing; the copy may be removed
 """
@@ -343,6 +344,9 @@ class Source:
                 return self._give()
             case Claim.ARRIVING, Claim.GIVEN if target.image_complete and not target.cold:
                 return [self._tell(self._gift, ASK_AGAIN_S)]
+            case Claim.ARRIVING, Claim.LEAVING if standing.working and not isinstance(self._told, PeerDrop):
+                # What it restores is all that is left of the VE's memory; its own limit ends that one way or another.
+                return self._ask_again(f"{self.record.peer} is restoring the VE")
             case Claim.ARRIVING, Claim.LEAVING | Claim.HOME if not isinstance(self._told, PeerDrop):
                 return [self._tell(self._drop)]
             case _:

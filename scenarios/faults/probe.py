@@ -96,9 +96,10 @@ def said(*words: str) -> list[str]:
 
 
 def groups() -> list[Path]:
-    """The cgroups of VEs, with what they are in."""
-    tops = [GROUPS / "migrator", GROUPS / "vserver", *GROUPS.glob("vz-*")]
-    return sorted(path for top in tops for path in [top, *top.rglob("*")] if path.is_dir())
+    """The cgroups of VEs; the parents that all of a kind share stay, and belong to nobody."""
+    shared = [path for name in ("migrator", "vserver") for path in (GROUPS / name).rglob("*")]
+    containers = [path for top in GROUPS.glob("vz-*") for path in [top, *top.rglob("*")]]
+    return sorted(path for path in [*shared, *containers] if path.is_dir())
 
 
 def copy_of(of: str, place: str) -> dict[str, object]:

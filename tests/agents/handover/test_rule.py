@@ -324,6 +324,18 @@ def test_cold_source_asks_before_it_starts() -> None:
     assert holding.record.claim is Claim.GIVEN
 
 
+def test_cold_source_waits_for_a_restore_under_way() -> None:
+    """What the target is restoring is all that is left of the memory: it is not dropped, it is asked after again."""
+    source = Source(in_blackout(Act.FREEZE).record)
+    [asked] = [each.message for each in source.handle(Booted(VeState.STOPPED, True)) if isinstance(each, TellPeer)]
+    restoring = Stands(Standing(Record("web", Claim.ARRIVING, 2, "m"), VeState.STOPPED, True))
+
+    commands = source.handle(PeerSaid(restoring, asked))
+
+    assert acts(commands) == []
+    assert [type(each.message) for each in commands if isinstance(each, TellPeer)] == [PeerAsk]
+
+
 def test_cold_target_takes_the_controllers_word_only() -> None:
     """A target that has been down does not run on the source's word: the source may have taken the VE back."""
     complete = replace(held().record, mode=Mode.STOP_COPY)
