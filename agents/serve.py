@@ -38,6 +38,7 @@ from migrator.wire.messages import (
     HostInspected,
     InspectHost,
     ListVes,
+    PeerExpect,
     PeerFrames,
     PeerRequest,
     PreCopy,
@@ -128,6 +129,8 @@ class Daemon:
             case Vet():
                 coming = Coming(request.facts, request.ve, request.mode, request.names)
                 return Vetted(tuple(await self.registry.named(request.facts.engine).vet(coming)))
+            case PeerExpect():
+                return await self._expect(request)
             case PeerFrames():
                 return await self._deliver(request)
             case Reserve():
@@ -145,6 +148,13 @@ class Daemon:
             held = f"VE {request.ve} is {record.claim} here, in migration {record.migration}"
             raise fault_error(FaultCode.CONFLICT, held, step="power")
         await (engine.start(request.ve) if request.on else engine.stop(request.ve))
+        return await keeper.standing()
+
+    async def _expect(self, request: PeerExpect) -> Reply:
+        record = self.records.read(request.ve)
+        keeper = await self.keeper(request.ve, record.engine)
+        if record.claim is Claim.ARRIVING and record.migration == request.migration and not record.image_complete:
+            await self._works[request.ve].hold_ahead(request)
         return await keeper.standing()
 
     async def _deliver(self, request: PeerFrames) -> Reply:

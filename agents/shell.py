@@ -85,7 +85,7 @@ async def finish(
 ) -> Ran:
     """Let a started program go to its end, with this input. Killed when the wait is cancelled or over its limit."""
     words = _words(process.args)
-    leads = os.getpgid(process.pid) == process.pid
+    leads = process.poll() is None and os.getpgid(process.pid) == process.pid
     parts: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
 
     async def feed() -> None:
@@ -137,6 +137,12 @@ async def _end(process: trio.Process, *, leads: bool) -> None:
         while True:
             os.killpg(process.pid, 0)
             await trio.sleep(0.001)
+
+
+async def end_family(process: trio.Process) -> None:
+    """Kill a program that was started with `family`, and all that it started. May be called again."""
+    with trio.CancelScope(shield=True):
+        await _end(process, leads=True)
 
 
 def _text(data: bytes | bytearray) -> str:

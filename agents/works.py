@@ -23,6 +23,7 @@ from agents.transfer.channel import Channel
 from agents.transfer.file_copy import FileCopy
 from agents.transfer.image_sending import ImageSender
 from agents.transfer.memory import moving
+from agents.transfer.memory.handles import NotSendable
 from agents.transfer.memory.moving import ComingMemory, LeavingMemory
 from agents.transfer.memory.port import RoundStats
 from migrator.wire.facts import Claim, MemoryMethod, Mode, Record, Standing, VeState
@@ -33,6 +34,7 @@ from migrator.wire.messages import (
     HandedOver,
     PeerAsk,
     PeerDrop,
+    PeerExpect,
     PeerFrames,
     PeerGive,
     PeerHolds,
@@ -84,6 +86,8 @@ class VeWorks:
         self._reservation: Reserve | None = None
         self._manifest: dict[str, str] = {}
         self._round: PreCopy | None = None
+        self._ahead_turn = trio.Lock()
+        """Held while what restores the VE is started ahead, and by what ends it."""
         self.listener: Callable[[Progress], None] = lambda _: None
         """Who wants to hear how a round gets on."""
 
@@ -114,7 +118,7 @@ class VeWorks:
                 await self._close(migration)
             case Act.COPY:
                 assert self._round is not None
-                return await self._copy(self._round, record.mode)
+                return await self._copy(self._round, record)
             case Act.FREEZE:
                 await self._freeze(record)
             case Act.DUMP:
@@ -142,7 +146,8 @@ class VeWorks:
             case Act.ANNOUNCE:
                 await self._announce(record)
             case Act.DROP:
-                await engine.drop(ve)
+                async with self._ahead_turn:
+                    await engine.drop(ve)
                 await ComingMemory(migration).end()
                 _forget_images(migration)
             case Act.FORBID:
@@ -157,7 +162,7 @@ class VeWorks:
 
     # --- source ----------------------------------------------------------------------------------
 
-    async def _copy(self, order: PreCopy, mode: Mode) -> Copied:
+    async def _copy(self, order: PreCopy, record: Record) -> Copied:
         """One round while the VE runs. The first opens the channel and greets the other agent; after any of them what takes the
         images is ready on the target."""
         began_s = trio.current_time()
@@ -179,9 +184,21 @@ class VeWorks:
             if self._memory is not None and order.bandwidth_bytes_per_s:
                 await self._memory.limit(order.bandwidth_bytes_per_s)
         copied = Copied(order.round, trio.current_time() - began_s, sent, files_s)
-        if mode is Mode.LIVE:
+        if record.mode is Mode.LIVE:
             self._image_sender().wait()
+            await self._ahead(record)
         return self._with_memory(copied, memory[0] if memory else None)
+
+    async def _ahead(self, record: Record) -> None:
+        """What dumps the VE, and at the target what restores it, is started now and waits: in the blackout it would take longer
+        than its work. If it cannot, it is started there, and its errors are heard there."""
+        if self._memory is None or self._memory.method is MemoryMethod.DUMP:
+            return
+        images, its_name = places.images(record.migration), record.peer_ve or record.ve
+        with contextlib.suppress(FaultError, NotSendable, OSError):
+            await self._memory.ahead(images)
+            early = {path.name: path.read_bytes() for path in images.iterdir()}
+            await self._peer_of(record.migration).ask(PeerExpect(record.migration, its_name, early))
 
     def _tell_memory(self, done_bytes: int, total_bytes: int) -> None:
         self.listener(Progress("memory", done_bytes, max(done_bytes, total_bytes)))
@@ -365,6 +382,16 @@ class VeWorks:
         gate = ("python3", "-I", sys.argv[0], "gate", order.migration)
         channel.permit(order.migration, order.public_key, order.key_expires_unix_s, gate)
         return Reserved(channel.host_keys(), {tree.name: str(tree.path) for tree in trees})
+
+    async def hold_ahead(self, message: PeerExpect) -> None:
+        """What will restore the VE is started, and waits. Raises FaultError."""
+        if isinstance(self._engine, PagesApart):
+            async with self._ahead_turn:
+                directory = places.images(message.migration)
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                for name, content in message.files.items():
+                    (directory / images.plain(name)).write_bytes(content)
+                await self._engine.hold_ahead(self._ve, directory)
 
     async def _hold(self, record: Record) -> PeerHolds:
         began_s = trio.current_time()

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from agents.shell import Ran
+import trio
+
 from migrator.wire.facts import Mode, Objection, ToolFact, VeFacts, VeState
 
 
@@ -191,35 +192,47 @@ class MemoryAccess:
     """Where the checkpoint tool looks for `lazy-pages.socket` when it restores; exists."""
 
 
-class Run(Protocol):
-    """`agents.shell.run`, or something in its place."""
+Covers = Sequence[tuple[str, str]]
+"""Files that stand in others' place for the checkpoint tool: (file, what it covers)."""
 
-    async def __call__(
-        self,
-        argv: Sequence[str],
-        *,
-        limit_s: float = 60.0,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        capture: bool = True,
-        family: bool = False,
-    ) -> Ran:
-        """Run a program to its end."""
+
+class Start(Protocol):
+    """Starts a program that leads a session, in surroundings of the caller's."""
+
+    async def __call__(self, argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None) -> trio.Process:
+        """The program; what it says is told by `agents.shell.finish`. Raises FileNotFoundError."""
         ...
 
 
 @runtime_checkable
 class PagesApart(Protocol):
-    """An engine whose VEs' pages can move apart from the images: CRIU with lazy pages. Others need none of this."""
+    """An engine whose VEs' pages can move apart from the images: CRIU with lazy pages. Others need none of this.
+
+    Its tools can be started ahead, while the VE runs, so that nothing has to be started in the blackout. What was started
+    ahead holds nothing of the VE, and is used by the next dump or hold if it still fits; without it they start their tools
+    themselves.
+    """
 
     def memory(self, ve: str) -> MemoryAccess:
         """Of a VE that runs here, or is to be restored here."""
         ...
 
-    async def dump_by(self, ve: str, images: Path, run: Run) -> Dump:
-        """As `dump`, with the checkpoint tool started by `run`, which sees to it that pages sent already are left out."""
+    async def dump_ahead(self, ve: str, images: Path, start: Start) -> None:
+        """Start what dumps the VE to `images`, unless it waits already; files that lie there then, a restore needs early."""
+        ...
+
+    async def dump_covered(self, ve: str, images: Path, covers: Covers) -> Dump:
+        """As `dump`, by what was started ahead; it sees the files of `covers`, by which pages sent already are left out."""
+        ...
+
+    async def hold_ahead(self, ve: str, images: Path) -> None:
+        """Start what restores the VE lazily from `images`, of which the early files are there."""
         ...
 
     async def hold_lazily(self, ve: str, images: Path) -> Hold:
         """As `hold`; pages that are left out of `images` come from the socket in `MemoryAccess.work`."""
+        ...
+
+    async def end_ahead(self, ve: str) -> None:
+        """Nothing that was started ahead is wanted any more. May be called again."""
         ...

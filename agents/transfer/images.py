@@ -41,11 +41,16 @@ def receive(directory: Path, stream: IO[bytes]) -> dict[str, str]:
     manifest = {}
     while line := stream.readline().strip():
         head = json.loads(line)
-        name = str(head["name"])
-        if "/" in name or name.startswith("."):
-            raise fault_error(FaultCode.BAD_REQUEST, f"{name!r} is no name of an image")
+        name = plain(str(head["name"]))
         manifest[name] = _receive_file(directory / name, int(head["bytes"]), stream)
     return manifest
+
+
+def plain(name: str) -> str:
+    """The name, if it is one of a file in the directory itself. Raises FaultError(BAD_REQUEST)."""
+    if "/" in name or name.startswith("."):
+        raise fault_error(FaultCode.BAD_REQUEST, f"{name!r} is no name of an image")
+    return name
 
 
 def _receive_file(path: Path, size: int, stream: IO[bytes]) -> str:

@@ -281,6 +281,19 @@ class PeerAsk:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerExpect:
+    """Source to target, in the pre-copy: have what restores the VE wait for the images. Answer: Stands.
+
+    `files` by name: those of the images that are known already and needed early. Nothing depends on it but the time a restore
+    takes: a target that was not asked, or could not, starts its tools when the images are there.
+    """
+
+    migration: str
+    ve: str
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class PeerFrames:
     """Source to target: Ethernet frames that came for the VE in the blackout; put them into it. Answer: Stands."""
 
@@ -289,7 +302,7 @@ class PeerFrames:
     frames: tuple[bytes, ...]
 
 
-PeerRequest = PeerRestore | PeerGive | PeerDrop | PeerAsk | PeerFrames
+PeerRequest = PeerRestore | PeerGive | PeerDrop | PeerAsk | PeerExpect | PeerFrames
 
 # --- answers --------------------------------------------------------------------------------------
 

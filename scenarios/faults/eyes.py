@@ -21,7 +21,9 @@ from scenarios.lab.hosts import Host
 LOOK_AGAIN_S = 0.001
 LOG = "var/lib/migrator/agent.log"
 RECORDS = "var/lib/migrator/records"
-IMAGES = "run/migrator/images"
+IMAGES, WORK = "run/migrator/images", "run/migrator/work"
+EARLY = "descriptors.json"
+"""Among the images: what a runtime writes before CRIU begins."""
 AGENT, AGENT_PARENT = "agent/current serve", ("agent/current install", "agent/current supervise")
 VE_GROUPS = ("migrator/", "vz-", "vserver/")
 """Where the engines put VEs, below a host's cgroup."""
@@ -90,6 +92,19 @@ def tools(host: Host, names: Iterable[str]) -> list[Process]:
     """Tools that work for a migration on a host."""
     wanted = tuple(names)
     return [each for each in processes(host) if each.name in wanted]
+
+
+def doors(host: Host) -> list[Process]:
+    """What stands in CRIU's place while it waits."""
+    return [each for each in processes(host) if "/door.py " in each.words]
+
+
+def changed_ns(path: Path) -> int:
+    """When a file was changed; 0: it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 class AgentLog:

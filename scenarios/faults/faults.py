@@ -145,6 +145,10 @@ def _kill_tools(side: str, *names: str) -> Deed:
     return deed
 
 
+def _kill_door(side: str) -> Deed:
+    return lambda scene: _signal(eyes.doors(scene.side(side)), signal.SIGKILL)
+
+
 def _kill_every_tool(side: str) -> Deed:
     return lambda scene: _kill_tools(side, *scene.site.form.tools)(scene)
 
@@ -336,16 +340,31 @@ FAULTS = {
             "kill-source-crun",
             "SIGKILL to crun",
             _kill_tools("source", "crun"),
-            moments=("source runs crun checkpoint",),
+            moments=("source runs crun checkpoint", "source runs criu"),
         ),
         Fault("kill-source-criu", "SIGKILL to criu", _kill_tools("source", "criu"), moments=("source runs criu",)),
+        Fault(
+            "kill-source-door",
+            "SIGKILL to what stands before criu",
+            _kill_door("source"),
+            moments=("source runs crun checkpoint", "source runs criu"),
+        ),
         Fault("kill-source-rsync", "SIGKILL to rsync", _kill_tools("source", "rsync"), moments=("source runs rsync",)),
         Fault("kill-source-ssh", "SIGKILL to ssh, its shared connection too", _kill_tools("source", "ssh")),
         Fault("kill-source-tools", "SIGKILL to every tool", _kill_every_tool("source")),
         Fault(
-            "kill-target-crun", "SIGKILL to crun", _kill_tools("target", "crun"), moments=("target runs crun restore",)
+            "kill-target-crun",
+            "SIGKILL to crun",
+            _kill_tools("target", "crun"),
+            moments=("target runs crun restore", "target runs criu"),
         ),
         Fault("kill-target-criu", "SIGKILL to criu", _kill_tools("target", "criu"), moments=("target runs criu",)),
+        Fault(
+            "kill-target-door",
+            "SIGKILL to what stands before criu",
+            _kill_door("target"),
+            moments=("target runs crun restore", "target runs criu"),
+        ),
         Fault("kill-target-rsync", "SIGKILL to rsync", _kill_tools("target", "rsync"), moments=("target runs rsync",)),
         Fault("kill-target-sshd", "SIGKILL to every SSH session", _kill_tools("target", "sshd-session")),
         Fault("kill-target-tools", "SIGKILL to every tool", _kill_every_tool("target")),

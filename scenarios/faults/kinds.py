@@ -158,7 +158,7 @@ class OpenVz:
         disk_mb=1200,
         slack_s=4.0,
         no_moments=("crun", "criu"),
-        no_faults=("-crun", "-criu"),
+        no_faults=("-crun", "-criu", "-door"),
         may_be=r": (file /(etc/vz/conf/101\.[a-z]+\.destroyed|var/log/vzctl\.log|var/lib/vzctl/[^ ]*|vz/lock|vz/root/101)"
         r"|file /var/lib/migrator/openvz(/[^ ]*)?|route fe80::/64 dev venet0 .*)$",
     )
@@ -211,7 +211,7 @@ class VServer:
         disk_mb=800,
         slack_s=15.0,
         no_moments=("crun", "criu", "has images"),
-        no_faults=("-crun", "-criu", "image-", "memory-full"),
+        no_faults=("-crun", "-criu", "-door", "image-", "memory-full"),
         may_be=r": (file /(run|var/lib)/vserver-emulation(/[^ ]*)?"
         r"|file /(var/cache|run)/(vservers|vshelper)(/[^ ]*)?|file /var/lib/migrator/vserver(/[^ ]*)?"
         r"|file /run/migrator/vserver-devices\.json|cgroup /sys/fs/cgroup/vserver)$",

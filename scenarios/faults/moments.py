@@ -22,7 +22,6 @@ TOOL_WORDS = {
     "rsync": ("rsync", ""),
     "crun checkpoint": ("crun", " checkpoint"),
     "crun restore": ("crun", " restore"),
-    "criu": ("criu", " swrk"),
 }
 """A tool's program, and the word by which its work in a move is told from a look at its version."""
 
@@ -94,10 +93,23 @@ def _tool(side: str, tool: str, late_s: float) -> Moment:
     return Moment(f"{side} runs {tool}", watch, late_s)
 
 
-def _images(side: str) -> Moment:
+def _criu(side: str, log: str) -> Moment:
+    """CRIU at its work: it is there before, and waits; its log begins with the work."""
+
     def watch(view: View) -> Callable[[], bool]:
         host = view.source if side == "source" else view.target
-        return lambda: any(host.path(eyes.IMAGES).glob("*/*"))
+        path, before = host.path(eyes.WORK) / view.ve / log, eyes.changed_ns(host.path(eyes.WORK) / view.ve / log)
+        return lambda: eyes.changed_ns(path) not in (0, before)
+
+    return Moment(f"{side} runs criu", watch, 0.08)
+
+
+def _images(side: str) -> Moment:
+    """Those that the dump made; what lies there before waits with the runtime."""
+
+    def watch(view: View) -> Callable[[], bool]:
+        host = view.source if side == "source" else view.target
+        return lambda: any(path.name != eyes.EARLY for path in host.path(eyes.IMAGES).glob("*/*"))
 
     return Moment(f"{side} has images", watch, 0.15)
 
@@ -120,17 +132,17 @@ MOMENTS = {
         _phase(Phase.COPYING),
         _tool("source", "rsync", 0.3),
         _tool("target", "rsync", 0.3),
+        _tool("source", "crun checkpoint", 0.1),
+        _tool("target", "crun restore", 0.1),
         _phase(Phase.HANDING_OVER),
         _event("source", "ordered HandOver"),
         _event("source", "did freeze"),
-        _tool("source", "crun checkpoint", 0.1),
-        _tool("source", "criu", 0.08),
+        _criu("source", "dump.log"),
         _event("source", "did dump"),
         _images("target"),
         _event("source", "did send"),
         _event("target", "ordered PeerRestore"),
-        _tool("target", "crun restore", 0.1),
-        _tool("target", "criu", 0.08),
+        _criu("target", "restore.log"),
         _event("target", "did hold"),
         _event("source", "peer said PeerHolds"),
         _record("source", "given"),

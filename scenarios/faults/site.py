@@ -30,7 +30,7 @@ MAY_BE = re.compile(
 )
 """What a host has or has not, whether a VE ever came or went: empty directories, the record of who has the VE, caches."""
 MAY_BE_AT_HOME = re.compile(
-    r": file /run/migrator/work/shop(/(hold|(dump-)?bin(/criu)?|[a-z-]+\.(log|conf)|stats-[a-z]+))?$"
+    r": file /run/migrator/work/shop(/(hold|door(/bin|/bin/criu|/[a-z.]+)?|[a-z-]+\.(log|conf)|stats-[a-z]+))?$"
 )
 """Where the VE is: the logs of the tools that brought it."""
 

@@ -1,8 +1,8 @@
 """What CRIU is told, beyond what the runtimes tell it, and what it reports.
 
-A runtime starts CRIU itself; we reach it by CRIU_CONFIG_FILE, by the PATH on which it finds `criu`, and by its action
-script. Rule: a restored VE is frozen by the action script before CRIU lets go of it, so that it never runs unasked:
- - `criu` on our PATH is a wrapper that enters the VE's cgroup first, so every restored process is in it, and whatever ends the
+A runtime starts CRIU itself; we reach it by CRIU_CONFIG_FILE, by the PATH on which it finds `criu` (`waiting`, `door`), and
+by its action script. Rule: a restored VE is frozen by the action script before CRIU lets go of it, so that it never runs unasked:
+ - CRIU is put into the VE's cgroup before it gets its order, so every restored process is in it, and whatever ends the
    cgroup ends a restore that is under way;
  - at `pre-resume` (all restored, none let go) the script takes CRIU out of the cgroup again and freezes the cgroup.
 Proved with crun 1.21 and runc 1.1.15 and CRIU 4.2.1. Nothing is written outside the work directory.
@@ -11,15 +11,19 @@ Proved with crun 1.21 and runc 1.1.15 and CRIU 4.2.1. Nothing is written outside
 import importlib.resources
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
-from agents.engines.oci import limits
+from agents.engines.oci import limits, waiting
+from agents.engines.oci.bundle import Bundle
 from agents.engines.oci.cgroup import LEAF, Group
+from agents.engines.oci.runtime import Runtime
+from agents.engines.oci.waiting import Call
 
 GHOST_LIMIT_BYTES = 256 << 20
 """How large a deleted file that is still open may be, to be carried in the images."""
+TAIL_BYTES = 1 << 14
+"""Of a log: where its last stamp is looked for."""
 # A connection that nobody has accepted yet is not carried (its client is reset and dials again); CRIU would refuse the VE.
 COMMON = f"""network-lock skip
 tcp-established
@@ -27,27 +31,24 @@ file-locks
 skip-in-flight
 ghost-limit {GHOST_LIMIT_BYTES}
 """
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def prepare_dump(work: Path, group: Group) -> dict[str, str]:
-    """Environment for the runtime's checkpoint call."""
-    work.mkdir(parents=True, exist_ok=True)
-    config = work / "dump.conf"
-    config.write_text(COMMON)
-    command = _criu()
+def dump_call(runtime: Runtime, ve: str, work: Path, images: Path) -> Call:
+    """The runtime's checkpoint call."""
+    config, group = _config(work / "dump.conf", ""), Group(ve)
+    criu: tuple[str, ...] = ()
     if limits.needed(group.processes()):
         program = work / "limits.py"
         program.write_text(importlib.resources.files(limits.__package__ or "").joinpath("limits.py").read_text())
-        command = f"{sys.executable} -I -S {program} {command}"
+        criu = (sys.executable, "-I", "-S", str(program), waiting.criu())
     # A CRIU that is killed lets go of processes that it has thawed for its work: they must not get far.
-    body = f'{command} "$@"\nstatus=$?\n[ $status = 0 ] || echo 1 > {group.path}/cgroup.freeze\nexit $status\n'
-    return {"CRIU_CONFIG_FILE": str(config), "PATH": _first_on_path(work / "dump-bin", body)}
+    return Call(runtime.checkpoint(ve, work, images), config, criu, on_failure=f"{group.path}/cgroup.freeze")
 
 
-def prepare_hold(work: Path, group: Group, *, lazily: bool = False) -> dict[str, str]:
-    """Environment for the runtime's restore call, such that it ends with the VE frozen."""
+def hold_call(bundle: Bundle, work: Path, images: Path, *, lazily: bool = False) -> Call:
+    """The runtime's restore call, such that it ends with the VE frozen."""
     work.mkdir(parents=True, exist_ok=True)
+    group, runtime = Group(bundle.ve), bundle.runtime
     LEAF.mkdir(exist_ok=True)
     if os.getgroups():
         # CRIU 4.2.1 leaves a process that had no supplementary groups with those of its own, and so of ours.
@@ -59,21 +60,22 @@ def prepare_hold(work: Path, group: Group, *, lazily: bool = False) -> dict[str,
         f"echo 1 > {group.path}/cgroup.freeze\n"
     )
     _script(work / "hold", hold)
-    config = work / "hold.conf"
-    config.write_text(f"{COMMON}action-script {work}/hold\n{'lazy-pages' if lazily else ''}\n")
-    enter = f'echo 0 > {group.path}/cgroup.procs\nexec {_criu()} "$@"\n'
-    return {"CRIU_CONFIG_FILE": str(config), "PATH": _first_on_path(work / "bin", enter)}
+    name, lazy = ("hold-lazily.conf", "lazy-pages\n") if lazily else ("hold.conf", "")
+    config = _config(work / name, f"action-script {work}/hold\n{lazy}")
+    return Call(
+        runtime.restore(bundle.ve, work, images, lazily=lazily),
+        config,
+        cwd=bundle.path,
+        outside=str(LEAF),
+        group=str(group.path),
+        described=read(bundle.path / "config.json"),
+    )
 
 
-def _criu() -> str:
-    return shutil.which("criu") or "/usr/sbin/criu"
-
-
-def _first_on_path(directory: Path, criu: str) -> str:
-    """A PATH on which `criu` is a script of this body."""
-    directory.mkdir(exist_ok=True)
-    _script(directory / "criu", criu)
-    return f"{directory}:{SYSTEM_PATH}"
+def _config(path: Path, more: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(COMMON + more)
+    return path
 
 
 def _script(path: Path, body: str) -> None:
@@ -83,13 +85,19 @@ def _script(path: Path, body: str) -> None:
 
 def duration_s(log: Path) -> float:
     """CRIU's own time from its log: the stamp of the last line."""
-    stamps = re.findall(r"^\((\d+\.\d+)\)", read(log), re.MULTILINE)
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            tail = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return 0.0
+    stamps = re.findall(r"^\((\d+\.\d+)\)", tail, re.MULTILINE)
     return float(stamps[-1]) if stamps else 0.0
 
 
-def read(log: Path) -> str:
-    """A log's text; empty when there is none."""
+def read(path: Path) -> str:
+    """A log's text, or another's; empty when there is none."""
     try:
-        return log.read_text(errors="replace")
+        return path.read_text(errors="replace")
     except FileNotFoundError:
         return ""

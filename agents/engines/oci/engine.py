@@ -17,11 +17,12 @@ import trio
 from pyroute2 import NetlinkError
 
 from agents import places, remarks, shell
-from agents.engines.oci import criu, custody, facts, fitness, guard, mounts, repairs, sockets, tools
+from agents.engines.oci import criu, custody, facts, fitness, guard, mounts, repairs, sockets, tools, waiting
 from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
 from agents.engines.oci.cgroup import Group, moves_at_once
 from agents.engines.oci.runtime import RUNTIMES, Runtime, last_words
-from agents.engines.port import Coming, Dump, Hold, MemoryAccess, Run, Tree
+from agents.engines.oci.waiting import Call, Waiting
+from agents.engines.port import Coming, Covers, Dump, Hold, MemoryAccess, Start, Tree
 from agents.network import announce, capture, links, settings
 from agents.network.capture import Capture
 from agents.shell import failed
@@ -34,6 +35,8 @@ GRACE_S = 10.0
 CRIU_LIMIT_S = 600.0
 UNFINISHED = "dump.unfinished"
 """In the work directory while CRIU dumps: what the processes held before, for one that is ended with them in its hands."""
+CRIU_ROOT = "/criu-root"
+"""Where crun mounts the root for CRIU, in the bundle: a restore that waits on the target has it there while files arrive."""
 NEIGHBOURS = "neighbours.json"
 """Beside CRIU's images: what the VE knows of hardware addresses. Without it, it has to ask."""
 
@@ -47,6 +50,8 @@ class OciEngine:
 
     def __init__(self) -> None:
         self._captures: dict[str, Capture] = {}
+        self._ahead: dict[str, Waiting] = {}
+        """Runtimes that were started ahead, by VE."""
 
     async def probe(self) -> tuple[Sequence[ToolFact], Sequence[str]]:
         """criu, crun, runc, rsync and the kernel's cgroups, with what is wrong with each and how to get a usable one."""
@@ -99,6 +104,7 @@ class OciEngine:
         await self._end(ve)
 
     async def _end(self, ve: str) -> None:
+        await self.end_ahead(ve)
         await Group(ve).end()
         self._drop_capture(ve)
         await self._forget(ve)
@@ -108,7 +114,7 @@ class OciEngine:
 
     def trees(self, ve: str) -> Sequence[Tree]:
         """The bundle; its idea of the network is written anew on the target, where bridges may have other names."""
-        return (Tree("bundle", BUNDLES / ve, ("/network.json",)),)
+        return (Tree("bundle", BUNDLES / ve, ("/network.json", CRIU_ROOT)),)
 
     def pids(self, ve: str) -> Sequence[int]:
         """All of its cgroup."""
@@ -189,41 +195,62 @@ class OciEngine:
 
     async def dump(self, ve: str, images: Path) -> Dump:
         """All of it into the images."""
-        return await self.dump_by(ve, images, shell.run)
+        await self.dump_ahead(ve, images, waiting.start)
+        return await self.dump_covered(ve, images, ())
 
-    async def dump_by(self, ve: str, images: Path, run: Run) -> Dump:
-        """CRIU finds the cgroup frozen, thaws it for its own work with every task stopped, and freezes it again."""
-        group, work = Group(ve), _work(ve)
-        if not group.frozen:
-            raise fault_error(FaultCode.CONFLICT, f"{ve} is not frozen", step="dump")
+    async def dump_ahead(self, ve: str, images: Path, start: Start) -> None:
+        """The runtime's checkpoint, up to CRIU's work."""
+        bundle, work = Bundle(ve), _work(ve)
+        call = criu.dump_call(bundle.runtime, ve, work, images)
+        if self._waits(ve, call) and images.is_dir():
+            return
+        await self.end_ahead(ve)
         shutil.rmtree(images, ignore_errors=True)
         images.mkdir(parents=True, mode=0o700)
-        work.mkdir(parents=True, exist_ok=True)
         (work / "dump.log").unlink(missing_ok=True)
-        await trio.to_thread.run_sync(custody.note, group.processes(), work / UNFINISHED)
+        await self._begin(ve, call, start)
+
+    async def dump_covered(self, ve: str, images: Path, covers: Covers) -> Dump:
+        """CRIU finds the cgroup frozen, thaws it for its own work with every task stopped, and freezes it again."""
+        group, work, ahead = Group(ve), _work(ve), self._ahead.pop(ve)
         try:
+            if not group.frozen:
+                raise fault_error(FaultCode.CONFLICT, f"{ve} is not frozen", step="dump")
+            await trio.to_thread.run_sync(custody.note, group.processes(), work / UNFINISHED)
             with guard.watched(group):
-                await self._checkpoint(ve, images, work, run)
+                await self._checkpoint(ve, images, ahead, covers)
         except BaseException:
             with trio.CancelScope(shield=True):
+                await ahead.end()
                 await self._as_before_dump(group)
             raise
         (work / UNFINISHED).unlink()
         return Dump(criu.duration_s(work / "dump.log"), sum(path.stat().st_size for path in images.iterdir()))
 
-    async def _checkpoint(self, ve: str, images: Path, work: Path, run: Run) -> None:
-        runtime, environment = Bundle(ve).runtime, criu.prepare_dump(work, Group(ve))
+    async def _checkpoint(self, ve: str, images: Path, ahead: Waiting, covers: Covers) -> None:
+        work = _work(ve)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, _note_neighbours, ve, images)
-            ran = await run(
-                runtime.checkpoint(ve, work, images), env=environment, limit_s=CRIU_LIMIT_S, capture=False, family=True
-            )
+            ran = await ahead.go(covers, limit_s=CRIU_LIMIT_S)
         if not ran.ok:
-            log = criu.read(work / "dump.log") or last_words(ran, runtime.log(work))
+            log = criu.read(work / "dump.log") or last_words(ran, Bundle(ve).runtime.log(work))
             raise failed(ran, "dump", log)
         repairs.repair(images)
         if not Group(ve).frozen:
             raise fault_error(FaultCode.TOOL_FAILED, f"{ve} was not frozen after the dump", step="dump", tool="criu")
+
+    async def _begin(self, ve: str, call: Call, start: Start) -> None:
+        """One that does not come to wait has failed; who lets it go on hears of it."""
+        self._ahead[ve] = await Waiting.begin(call, _work(ve) / "door", start)
+        await self._ahead[ve].ready()
+
+    def _waits(self, ve: str, call: Call) -> bool:
+        return ve in self._ahead and self._ahead[ve].fits(call)
+
+    async def end_ahead(self, ve: str) -> None:
+        """The runtime that waits, and with it its CRIU."""
+        if (ahead := self._ahead.pop(ve, None)) is not None:
+            await ahead.end()
 
     @staticmethod
     async def _as_before_dump(group: Group) -> None:
@@ -287,31 +314,41 @@ class OciEngine:
         """From complete images."""
         return await self._hold(ve, images, lazily=False)
 
+    async def hold_ahead(self, ve: str, images: Path) -> None:
+        """The runtime's restore, up to CRIU's work."""
+        if Bundle(ve).arriving.exists() and Bundle(ve).config and not Group(ve).populated:
+            await self._ready_hold(ve, images, lazily=True)
+
     async def hold_lazily(self, ve: str, images: Path) -> Hold:
         """By CRIU's option lazy-pages."""
         return await self._hold(ve, images, lazily=True)
+
+    async def _ready_hold(self, ve: str, images: Path, *, lazily: bool) -> None:
+        """A restore waits for the word: the one started ahead, if it is what would be started now."""
+        bundle, group, work = Bundle(ve), Group(ve), _work(ve)
+        call = criu.hold_call(bundle, work, images, lazily=lazily)
+        if self._waits(ve, call):
+            return
+        await self.end_ahead(ve)
+        await self._forget(ve)
+        if not links.complete(ve, bundle.interfaces()):
+            links.make(ve, bundle.interfaces())
+        group.make()
+        (work / "restore.log").unlink(missing_ok=True)
+        await self._begin(ve, call, waiting.start)
 
     async def _hold(self, ve: str, images: Path, *, lazily: bool) -> Hold:
         """Restore with CRIU's last step before letting go replaced by a freeze."""
         bundle, group, work = Bundle(ve), Group(ve), _work(ve)
         if group.populated and group.frozen:
             return Hold(0.0)
-        await self._forget(ve)
-        if not links.complete(ve, bundle.interfaces()):
-            links.make(ve, bundle.interfaces())
-        group.make()
+        await self._ready_hold(ve, images, lazily=lazily)
+        ahead = self._ahead.pop(ve)
+        group.make()  # a runc that has failed meanwhile has removed it
         group.thaw()
-        (work / "restore.log").unlink(missing_ok=True)
         async with moves_at_once(), trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, _introduce, ve, images)
-            ran = await shell.run(
-                bundle.runtime.restore(ve, work, images, lazily=lazily),
-                env=criu.prepare_hold(work, group, lazily=lazily),
-                cwd=bundle.path,
-                limit_s=CRIU_LIMIT_S,
-                capture=False,
-                family=True,
-            )
+            ran = await ahead.go((), limit_s=CRIU_LIMIT_S)
         if not ran.ok or not group.frozen:
             log = criu.read(work / "restore.log") or last_words(ran, bundle.runtime.log(work))
             await group.end()
@@ -344,12 +381,16 @@ class OciEngine:
         (`runc delete -f` as well) would remove the VE's files.
         """
         runtimes = [Runtime(name) for name in RUNTIMES]
-        for left in (Bundle(ve).path / "criu-root", _work(ve), *(each.state(ve) for each in runtimes)):
+        for left in (_criu_root(ve), _work(ve), *(each.state(ve) for each in runtimes)):
             mounts.detach(left)
         mounts.forget_criu_roots()
         for each in runtimes:
             await each.forget(ve)
-        shutil.rmtree(Bundle(ve).path / "criu-root", ignore_errors=True)
+        shutil.rmtree(_criu_root(ve), ignore_errors=True)
+
+
+def _criu_root(ve: str) -> Path:
+    return Bundle(ve).path / CRIU_ROOT[1:]
 
 
 def _work(ve: str) -> Path:

@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 import trio
 
 from agents import places, shell
-from agents.engines.port import Run
-from agents.shell import Ran, failed
+from agents.shell import failed
 from agents.transfer.memory.keeper import Phase, State
 from agents.transfer.memory.port import RoundStats
 from agents.transfer.memory.sender import Kind, Look, Task
@@ -162,14 +161,16 @@ class MemorySender:
         raise _lost("the memory sender has ended")
 
 
-class VeiledRun:
-    """A process that waits to become the dump, with the pagemaps covered. Made by ``start``, before the freeze."""
+class Veiled:
+    """A process that waits to become the runtime that dumps, where pagemaps can be covered for it. Made by ``start``."""
 
     def __init__(self, process: trio.Process) -> None:
         self._process = process
+        self.waits = True
+        """It has become nothing yet."""
 
     @classmethod
-    async def start(cls, directory: Path) -> "VeiledRun":
+    async def start(cls, directory: Path) -> "Veiled":
         """Waits from then on, and costs nothing but its memory; `directory` is for its files. Raises NotSendable."""
         process = await _open(program("veil", str(directory)), stderr=subprocess.STDOUT)
         assert process.stdout is not None
@@ -185,35 +186,18 @@ class VeiledRun:
             raise NotSendable(f"CRIU cannot be made to leave pages out: {said.decode(errors='replace').strip()[-300:]}")
         return cls(process)
 
-    def over(self, look: Look) -> Run:
-        """Runs one program, in place of `shell.run`, to which these pagemaps are covered; its words are in `stderr`."""
-
-        async def run(
-            argv: Sequence[str],
-            *,
-            limit_s: float = 60.0,
-            env: Mapping[str, str] | None = None,
-            cwd: Path | None = None,
-            capture: bool = True,
-            family: bool = False,
-        ) -> Ran:
-            del capture, family  # what it says is always heard, and it has led a session from the start
-            order = {
-                "argv": list(argv),
-                "environment": dict(env or {}),
-                "directory": str(cwd or ""),
-                "veils": look.veils,
-            }
-            ran = await shell.finish(self._process, json.dumps(order).encode() + b"\n", limit_s=limit_s)
-            return Ran(tuple(argv), ran.status, "", ran.stdout)
-
-        return run
+    async def become(self, argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None) -> trio.Process:
+        """A `Start`; once. The program belongs to the caller."""
+        order = {"argv": list(argv), "environment": dict(environment), "directory": str(cwd or "")}
+        assert self._process.stdin is not None
+        self.waits = False
+        with contextlib.suppress(trio.BrokenResourceError):  # it has ended; who waits for it will see
+            await self._process.stdin.send_all(json.dumps(order).encode() + b"\n")
+        return self._process
 
     async def end(self) -> None:
-        """It waits no longer. May be called again."""
-        with trio.CancelScope(shield=True):
-            self._process.kill()
-            await self._process.wait()
+        """It waits no longer, or what it became ends. May be called again."""
+        await shell.end_family(self._process)
 
 
 class MemoryKeeper:

@@ -6,7 +6,7 @@ seal or not at all. A memory that cannot be sent ahead goes into the images, in 
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from agents.engines.port import Dump, Hold, MemoryAccess, PagesApart
 from agents.transfer.channel import Channel
 from agents.transfer.memory import areas
 from agents.transfer.memory import images as image_files
-from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendable, VeiledRun
+from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendable, Veiled
 from agents.transfer.memory.keeper import Phase
 from agents.transfer.memory.pagemap import scan_works
 from agents.transfer.memory.port import RoundStats
@@ -45,7 +45,7 @@ class LeavingMemory:
         self._engine, self._ve, self._channel = engine, ve, channel
         self._wanted, self._compare_bytes = method, compare_bytes
         self._sender: MemorySender | None = None
-        self._veiled: VeiledRun | None = None
+        self._veiled: Veiled | None = None
         self._veils = _veils(channel.migration)
         self.why_not = next((each.why_not for each in offers(engine) if each.method is method), "")
         """Why the memory moves in the images after all; empty as long as it is sent ahead."""
@@ -63,7 +63,7 @@ class LeavingMemory:
             return None
         try:
             if self._sender is None:
-                self._veiled = await VeiledRun.start(self._veils)
+                self._veiled = await Veiled.start(self._veils)
                 self._sender = await MemorySender.start(self._task())
             await self._sender.limit(bandwidth_bytes_per_s or None)
             return await self._sender.round(moving)
@@ -77,20 +77,30 @@ class LeavingMemory:
         if self._sender is not None and not self.why_not:
             await self._sender.limit(bandwidth_bytes_per_s or None)
 
+    async def ahead(self, images: Path) -> None:
+        """After a round: what will dump the VE to `images` is started, unless it waits already. Raises NotSendable."""
+        await self._engine.dump_ahead(self._ve, images, self._start_veiled)
+
+    async def _start_veiled(
+        self, argv: Sequence[str], environment: Mapping[str, str], cwd: Path | None
+    ) -> trio.Process:
+        if self._veiled is None or not self._veiled.waits:
+            self._veiled = await Veiled.start(self._veils)  # what the one before became has ended
+        return await self._veiled.become(argv, environment, cwd)
+
     async def dump(self, images: Path) -> tuple[Dump, Parts]:
         """Of the frozen VE: the images without what is sent ahead, and the rest of that beside it. Raises FaultError."""
         assert self._sender is not None
-        assert self._veiled is not None
         began_s, parts = trio.current_time(), Parts()
         dumped: list[Dump] = []
         seal = ""
 
         async def checkpoint() -> None:
-            assert self._veiled is not None
-            dumped.append(await self._engine.dump_by(self._ve, images, self._veiled.over(look)))
+            dumped.append(await self._engine.dump_covered(self._ve, images, look.veils))
             parts.parts_s["checkpoint"] = trio.current_time() - began_s
 
         try:
+            await self.ahead(images)
             look = await self._sender.look(self._veils)
             parts.parts_s["memory look"] = trio.current_time() - began_s
             async with trio.open_nursery() as nursery:
@@ -107,6 +117,7 @@ class LeavingMemory:
 
     async def close(self) -> None:
         """Nothing of it stays in the VE or here. May be called again."""
+        await self._engine.end_ahead(self._ve)
         if self._veiled is not None:
             await self._veiled.end()
         if self._sender is not None:

@@ -2,7 +2,7 @@
 
 CRIU's dump asks ``/proc/PID/pagemap`` which pages have content and writes all of these. During the blackout nearly
 all of them are on the target already. The dump therefore runs in a mount namespace of its own in which the pagemap
-of each process of the VE is covered by a sparse file: the true entries for everything CRIU has to carry, nothing
+of each frozen process of the VE is covered by a sparse file: the true entries for everything CRIU has to carry, nothing
 for what we carry. CRIU then writes all metadata and hardly a page, in a time that does not follow the size of the
 VE's memory. The VE and the host's own mounts are not touched; when the dump's process ends, the cover is gone.
 
@@ -68,11 +68,12 @@ def _copy(true: Pagemap, span: Extent, file: int) -> None:
 
 
 def main(directory: Path) -> None:
-    """A process that waits, in a mount namespace of its own, to become the dump: started before the freeze.
+    """A process in a mount namespace of its own that becomes the runtime that dumps: whoever covers the pagemaps in there does so
+    for it alone.
 
-    It says one line when it is ready: empty, or why it cannot. One line of JSON on its standard input then says which
-    pagemaps to cover (`veils`), the environment, the directory and the `argv` it becomes: same process id, same output.
-    Without a line it ends. `directory` is for its files.
+    It says one line when it is ready: empty, or why it cannot. One line of JSON on its standard input then says the
+    environment, the directory and the `argv` it becomes: same process id, same output. Without a line it ends. `directory`
+    is for its files.
     """
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount("none", "/", kernel.MS_REC | _MS_SLAVE)
@@ -88,8 +89,6 @@ def main(directory: Path) -> None:
     if not line:
         return
     order = json.loads(line)
-    for source, target in order["veils"]:
-        kernel.mount(source, target, kernel.MS_BIND)
     if order["directory"]:
         os.chdir(order["directory"])
     os.dup2(null, 0)
