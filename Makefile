@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo demo-vserver check test test-vm lint unit faults bench clean lab-up lab-down
+.PHONY: setup demo demo-vserver check test test-vm lint unit faults bench overhead clean lab-up lab-down
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -50,6 +50,10 @@ faults: setup
 # Our migration against runc and Podman on the same hosts. RUNS= of each way, WAYS= comma between, FULL=1 long series.
 bench: setup
 	$(VENV)/bin/python -m scenarios.bench $(if $(RUNS),--runs $(RUNS)) $(if $(WAYS),--ways $(WAYS)) $(if $(FULL),--full)
+
+# What the blackout of the demo's move is made of, by medians. RUNS= moves, AGAINST= another checkout to take turns with.
+overhead: setup
+	$(VENV)/bin/python -m scenarios.overhead $(if $(RUNS),--runs $(RUNS)) $(if $(AGAINST),--against $(AGAINST))
 
 # Two hosts on this machine, alpha and beta, and a client's place; TOPOLOGY=file.toml for others, FLAVOUR=vm for
 # virtual machines with Debian's own kernel, LAB= for another name. Needs root.

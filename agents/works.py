@@ -71,6 +71,12 @@ class Blackout:
     memory_bytes: int = 0
     criu_s: float = 0.0
 
+    @property
+    def waited_for_wire_s(self) -> float:
+        """How long nothing else was left to be done than to send the rest of the memory."""
+        beside = max(self.parts_s.get("checkpoint", 0.0), self.parts_s.get("last file pass", 0.0))
+        return max(0.0, self.parts_s.get("memory sent", 0.0) - beside)
+
 
 class VeWorks:
     """The acts of one VE on this host."""
@@ -329,7 +335,7 @@ class VeWorks:
             seen.file_bytes,
             seen.memory_bytes,
             criu_s=seen.criu_s,
-            wire_s=seen.parts_s.get(str(Act.SEND), 0.0),
+            wire_s=seen.parts_s.get(str(Act.SEND), 0.0) + seen.waited_for_wire_s,
         )
 
     def _peer_of(self, migration: str) -> Peer:

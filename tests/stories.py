@@ -22,7 +22,8 @@ BEGAN_S = 1000.0
 STARTED = Started(BEGAN_S + 1, ALPHA, BETA, (VE,), (), 4)
 BROKEN = Fault(FaultCode.TOOL_FAILED, "criu ended with 1", "alpha", "dump", "criu", "Error (criu/sk-inet.c:1): no")
 LOST = Fault(FaultCode.UNREACHABLE, "no answer from root@10.0.0.1:22 within 30 s", "alpha")
-HANDED = HandedOver(0.4, {"dump": 0.1, "send": 0.2}, 3000, 20, 500, criu_s=0.15, wire_s=0.2)
+PARTS_S = {"dump": 0.1, "checkpoint": 0.07, "memory sent": 0.15, "last file pass": 0.11, "send": 0.2}
+HANDED = HandedOver(0.4, PARTS_S, 3000, 20, 500, criu_s=0.15, wire_s=0.2)
 
 
 def stands(claim: Claim, migration: str = "m1", order: int = 9) -> Stands:

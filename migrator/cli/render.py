@@ -119,6 +119,11 @@ def _blackout(found: BlackoutReport) -> list[str]:
         lines.append(
             f"    CRIU {found.criu_ms:.0f} ms, on the wire {found.wire_ms:.0f} ms, our own overhead {found.overhead_ms:.0f} ms"
         )
+    if found.compared_ms:
+        compared = ", ".join(
+            f"{name} {part.predicted_ms:.0f}/{part.actual_ms:.0f}" for name, part in found.compared_ms.items()
+        )
+        lines.append(f"    predicted/actual (ms): {compared}")
     parts = ", ".join(f"{name} {took:.0f}" for name, took in found.parts_ms.items() if took >= 1)
     return [*lines, f"    parts (ms, may overlap): {parts}"]
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from migrator.wire.facts import MemoryMethod, Mode
 from migrator.wire.messages import Copied
 
-FIXED_S = 0.25
+FIXED_S = 0.2
 """Freeze, checkpoint of everything but memory, restore, two durable records: measured with one process, own network."""
 STOP_S, START_S = 2.0, 2.0
 """What stopping and starting a VE is assumed to take; nothing of it can be measured before it is done."""

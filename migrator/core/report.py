@@ -7,6 +7,7 @@ from migrator.core.phases import Phase
 from migrator.core.story import Story
 from migrator.wire.facts import Mode, Objection
 from migrator.wire.faults import Fault
+from migrator.wire.messages import HandedOver
 
 OURS_NAME = "our own overhead"
 
@@ -23,6 +24,14 @@ class RoundLine:
 
 
 @dataclass(frozen=True, slots=True)
+class PartLine:
+    """One part of what was predicted, beside what it took."""
+
+    predicted_ms: float
+    actual_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class BlackoutReport:
     """What the blackout was made of, on the source's clock; parts may overlap."""
 
@@ -33,6 +42,8 @@ class BlackoutReport:
     wire_ms: float
     overhead_ms: float
     """Blackout less what CRIU reports for dump and restore and less the transfer: the cost of our own program."""
+    compared_ms: dict[str, PartLine] = field(default_factory=dict)
+    """By the names of `convergence.Prediction.parts_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +166,30 @@ def _blackout(story: Story) -> BlackoutReport | None:
         criu_ms=1000 * handed.criu_s,
         wire_ms=1000 * handed.wire_s,
         overhead_ms=1000 * ours,
+        compared_ms=_compared(story, handed),
     )
+
+
+def _compared(story: Story, handed: HandedOver) -> dict[str, PartLine]:
+    """Each part that was predicted, and what it took on the source's clock.
+
+    `fixed` is what the blackout would have taken if neither memory nor files had outlasted the checkpoint they are sent beside.
+    """
+    prediction, took = story.machine.prediction, handed.parts_s
+    if prediction is None:
+        return {}
+    memory_s, files_s = took.get("memory sent", 0.0), took.get("last file pass", 0.0)
+    outlasted_s = max(0.0, max(memory_s, files_s) - took.get("checkpoint", 0.0))
+    actual_s = (
+        {"fixed": handed.blackout_s - outlasted_s, "memory": memory_s, "files": files_s}
+        if story.machine.mode is Mode.LIVE
+        else {"stop": took.get("freeze", 0.0), "files": files_s, "start": took.get("give and run", 0.0)}
+    )
+    return {
+        name: PartLine(1000 * predicted_s, 1000 * actual_s[name])
+        for name, predicted_s in prediction.parts_s.items()
+        if name in actual_s
+    }
 
 
 def _outcome(story: Story) -> tuple[str, str]:

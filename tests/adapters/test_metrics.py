@@ -49,8 +49,8 @@ def test_blackout_is_measured_beside_its_prediction() -> None:
     tell(said(GOOD), [metrics])
 
     assert value(metrics, "migrator_blackout_seconds_sum", **LIVE) == pytest.approx(0.4)
-    assert value(metrics, "migrator_blackout_predicted_seconds_sum", **LIVE) == pytest.approx(0.25, abs=1e-4)
-    assert value(metrics, "migrator_blackout_prediction_ratio_sum", mode="live") == pytest.approx(1.6, abs=1e-3)
+    assert value(metrics, "migrator_blackout_predicted_seconds_sum", **LIVE) == pytest.approx(0.2, abs=1e-4)
+    assert value(metrics, "migrator_blackout_prediction_ratio_sum", mode="live") == pytest.approx(2.0, abs=1e-3)
     assert value(metrics, "migrator_blackout_overhead_seconds_sum", **LIVE) == pytest.approx(0.05)
     assert value(metrics, "migrator_rounds_sum", **LIVE) == 2
     assert value(metrics, "migrator_blackouts_over_budget_total", mode="live") == 0
@@ -149,7 +149,7 @@ def test_migration_under_way_is_shown_until_it_ends() -> None:
     assert value(metrics, "migrator_in_progress", phase="copying") == 0
     assert samples(metrics, "migrator_phase_entered_timestamp_seconds") == [{**one, "phase": "handing-over"}]
     assert value(metrics, "migrator_last_event_timestamp_seconds", **one) == 1005
-    assert value(metrics, "migrator_expected_blackout_seconds", **one) == pytest.approx(0.25, abs=1e-4)
+    assert value(metrics, "migrator_expected_blackout_seconds", **one) == pytest.approx(0.2, abs=1e-4)
     assert value(metrics, "migrator_dirty_bytes_per_second", **one) == 2000
 
     metrics = Metrics()

@@ -32,8 +32,8 @@ def test_a_line_per_phase_and_round() -> None:
     assert heard.found == [
         "web: making room on the target",
         "web: copying while it runs",
-        "web: round 1: 1000 B of files, 600 B of memory in 1.0 s; predicted blackout 250 ms",
-        "web: round 2: 50 B of files, 60 B of memory in 100 ms; predicted blackout 250 ms",
+        "web: round 1: 1000 B of files, 600 B of memory in 1.0 s; predicted blackout 200 ms",
+        "web: round 2: 50 B of files, 60 B of memory in 100 ms; predicted blackout 200 ms",
         "web: handing over",
         "web: making sure that it runs on the target",
         "web: cleaning the source",

@@ -91,8 +91,9 @@ def test_report_of_a_good_migration() -> None:
 
     assert lines[0] == "migration m1: web from alpha to beta, live: done"
     assert lines[1] == "  web is on beta, as it was on alpha; alpha is clean"
-    assert "  blackout 400 ms (predicted 250 ms)" in lines
+    assert "  blackout 400 ms (predicted 200 ms)" in lines
     assert "    CRIU 150 ms, on the wire 200 ms, our own overhead 50 ms" in lines
+    assert "    predicted/actual (ms): fixed 200/320, memory 0/150, files 100/110" in lines
     assert any(line.startswith("  copied:") and "in 2 rounds" in line for line in lines)
     assert not [line for line in lines if line.startswith("  next:")]
 

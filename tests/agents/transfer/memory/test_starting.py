@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from agents.transfer.memory import handles
-from agents.transfer.memory.handles import MemorySender, VeiledRun
+from agents.transfer.memory.handles import MemorySender, Veiled
 from agents.transfer.memory.sender import Task
 from migrator.wire.facts import MemoryMethod
 
@@ -31,7 +31,7 @@ async def test_veil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So does the process that waits to become the dump."""
     monkeypatch.setattr(handles, "program", lambda *_: _silent(tmp_path / "pid"))
 
-    await _given_up_when_it_runs(tmp_path / "pid", lambda: VeiledRun.start(tmp_path))
+    await _given_up_when_it_runs(tmp_path / "pid", lambda: Veiled.start(tmp_path))
 
 
 def _silent(told: Path) -> tuple[str, ...]:
