@@ -56,6 +56,9 @@ PEER_PARTS: dict[type[PeerOrder], str] = {
 }
 """What the report calls the time spent waiting for the other agent."""
 IN_BLACKOUT = frozenset({Act.FREEZE, Act.DUMP, Act.SEND})
+BROKE = "the line to the target broke while files and memory were copied; copying went on with the files that had come"
+RESUME_AFTER_S = 2.0
+"""So long a line that broke gets before it is used again."""
 ANNOUNCE_AFTER_S = (0.0, 1.0, 2.0, 4.0)
 
 
@@ -92,6 +95,8 @@ class VeWorks:
         self._reservation: Reserve | None = None
         self._manifest: dict[str, str] = {}
         self._round: PreCopy | None = None
+        self._broken = False
+        """A round has not come to its end: what it used may have ended."""
         self._ahead_turn = trio.Lock()
         """Held while what restores the VE is started ahead, and by what ends it."""
         self.listener: Callable[[Progress], None] = lambda _: None
@@ -172,7 +177,10 @@ class VeWorks:
         """One round while the VE runs. The first opens the channel and greets the other agent; after any of them what takes the
         images is ready on the target."""
         began_s = trio.current_time()
-        if self._files is None or order.round == 1:
+        anew, self._broken = self._broken, True
+        if anew:
+            await trio.sleep(RESUME_AFTER_S)
+        if anew or self._files is None or order.round == 1:
             await self._open(order)
         await self._peer_of(order.migration).greet()
         memory: list[RoundStats | None] = []
@@ -189,7 +197,8 @@ class VeWorks:
             files_s = trio.current_time() - began_s
             if self._memory is not None and order.bandwidth_bytes_per_s:
                 await self._memory.limit(order.bandwidth_bytes_per_s)
-        copied = Copied(order.round, trio.current_time() - began_s, sent, files_s)
+        self._broken = False
+        copied = Copied(order.round, trio.current_time() - began_s, sent, files_s, anew=anew)
         if record.mode is Mode.LIVE:
             self._image_sender().wait()
             await self._ahead(record)
@@ -214,6 +223,7 @@ class VeWorks:
         await self._close_files()
         await self._close_memory()
         self._close_images()
+        await self._close_channel()
         self._channel = channel.open_to(order.migration, order.address, order.port, order.host_keys)
         self._files = FileCopy(self._channel, self._engine.trees(self._ve), order.places)
         ahead = order.memory_method is not MemoryMethod.DUMP
@@ -234,7 +244,8 @@ class VeWorks:
     def _with_memory(self, copied: Copied, memory: RoundStats | None) -> Copied:
         assert self._files is not None
         why_not = (self._memory.why_not,) if self._memory is not None and self._memory.why_not else ()
-        copied = replace(copied, notes=(*self._files.notes, *(memory.notes if memory else ()), *why_not))
+        broke = (BROKE,) if copied.anew else ()
+        copied = replace(copied, notes=(*broke, *self._files.notes, *(memory.notes if memory else ()), *why_not))
         if memory is None or self._memory is None:
             return copied
         rate = memory.dirty_bytes_per_s
@@ -360,17 +371,22 @@ class VeWorks:
             await self._memory.close()
             self._memory = None
 
+    async def _close_channel(self) -> None:
+        if self._peer is not None:
+            await self._peer.close()
+            self._peer = None
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
     async def _close(self, migration: str) -> None:
         await self._close_files()
         await self._close_memory()
         self._close_images()
-        if self._peer is not None:
-            await self._peer.close()
-            self._peer = None
         # An earlier process of this agent may have opened it.
-        if opened := self._channel or channel.known(migration):
-            await opened.close()
-            self._channel = None
+        self._channel = self._channel or channel.known(migration)
+        await self._close_channel()
+        self._broken = False
         moving.forget(migration)
         channel.remove_key(migration)
         shutil.rmtree(places.images(migration), ignore_errors=True)

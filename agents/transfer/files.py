@@ -8,7 +8,7 @@ compared name by name, so that what is gone from it is removed at the target.
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
@@ -17,9 +17,12 @@ from agents import shell
 from agents.engines.port import Tree
 from agents.shell import failed
 from agents.transfer.channel import Channel
+from migrator.wire.faults import FaultCode, FaultError
 
 VANISHED = frozenset({23, 24})
 """rsync's status when files went away while it read: normal as long as the VE runs (23: one that was listed)."""
+BROKEN = frozenset({10, 12, 30, 35, 255})
+"""rsync's status when the line, or the other end, has gone: socket, protocol stream, time-outs, ssh itself."""
 EXACTLY = ["-lptgoDHAXS", "--numeric-ids", "--modify-window=-1", "--force", "--one-file-system", "--stats"]
 """`--modify-window=-1` compares times to the nanosecond; by default rsync takes a file of the same size that was changed
 again within the second of its last copy for unchanged."""
@@ -57,7 +60,7 @@ class Pass:
 
 
 async def copy_all(one: Pass, *, running: bool, moved: Moved = lambda _bytes, _rate: None) -> int:
-    """A pass over the whole tree; bytes sent. Raises FaultError(TOOL_FAILED)."""
+    """A pass over the whole tree; bytes sent. Raises FaultError(TOOL_FAILED, NO_SPACE; PEER_LOST: the line broke)."""
     ran = await shell.run(one.argv(listed=False), limit_s=PASS_LIMIT_S, env={"LC_ALL": "C"}, hear=_hearing(moved))
     return _sent(ran, running=running)
 
@@ -86,7 +89,7 @@ class WaitingPass:
         return cls(await shell.start(argv, env={"LC_ALL": "C"}), one)
 
     async def run(self, paths: bytes, *, running: bool) -> int:
-        """The pass over `paths`; bytes sent. Raises FaultError(TOOL_FAILED)."""
+        """The pass over `paths`; bytes sent. Raises FaultError as `copy_all` does."""
         ran = await shell.finish(self._process, paths, limit_s=PASS_LIMIT_S)
         return _sent(ran, running=running)
 
@@ -99,6 +102,8 @@ class WaitingPass:
 
 def _sent(ran: shell.Ran, *, running: bool) -> int:
     if not ran.ok and not (running and ran.status in VANISHED):
-        raise failed(ran, "copy files")
+        fault = failed(ran, "copy files").fault
+        lost = ran.status in BROKEN and fault.code is not FaultCode.NO_SPACE
+        raise FaultError(replace(fault, code=FaultCode.PEER_LOST) if lost else fault)
     sent = re.search(r"Total bytes sent: ([\d,]+)", ran.stdout)
     return int(sent.group(1).replace(",", "")) if sent else 0

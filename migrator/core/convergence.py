@@ -94,14 +94,20 @@ def decide(
     assumed_bytes_per_s: float,
     mode: Mode = Mode.LIVE,
 ) -> tuple[Verdict, Prediction]:
-    """What comes after these rounds."""
+    """What comes after these rounds. Where the line broke, those before count for nothing but `rounds_max`."""
+    made, rounds = len(rounds), _since_the_line_broke(rounds)
     now = predict(rounds, memory_bytes, assumed_bytes_per_s, mode)
     if len(rounds) >= 2 and now.blackout_s <= budget_s:
         return Verdict.READY, now
-    if len(rounds) < 2:
+    if len(rounds) < 2 and made < max(2, rounds_max):
         return Verdict.AGAIN, now  # the first brought everything; what the VE changes meanwhile is known after a second
     before = predict(rounds[:-1], memory_bytes, assumed_bytes_per_s, mode)
     gain = before.blackout_s - now.blackout_s
-    if len(rounds) >= rounds_max or gain < PAYS_FROM * before.blackout_s:
+    if made >= rounds_max or gain < PAYS_FROM * before.blackout_s:
         return Verdict.OVER_BUDGET, now
     return Verdict.AGAIN, now
+
+
+def _since_the_line_broke(rounds: Sequence[Copied]) -> Sequence[Copied]:
+    began = max((index for index, each in enumerate(rounds) if each.anew), default=0)
+    return rounds[began:]

@@ -365,6 +365,8 @@ class Copied:
     """How fast the VE writes memory it had not written since the round before; negative: not known yet."""
     memory_method: MemoryMethod = MemoryMethod.DUMP
     notes: tuple[str, ...] = ()
+    anew: bool = False
+    """The line had broken: files that had come were kept, memory was sent from its beginning; no earlier round counts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """What the blackout is predicted to take, and when copying stops."""
 
+from dataclasses import replace
+
 from migrator.core.convergence import LIVE_LIMIT_S, START_S, STOP_S, Verdict, decide, limit_s, predict
-from migrator.wire.facts import Mode
+from migrator.wire.facts import MemoryMethod, Mode
 from migrator.wire.messages import Copied
 
 LINE = 100e6
@@ -35,3 +37,15 @@ def test_the_hosts_undo_a_stop_copy_later() -> None:
 
     assert limit_s(Mode.LIVE, None) == LIVE_LIMIT_S
     assert limit_s(Mode.STOP_COPY, predicted) > 60 + predicted.blackout_s
+
+
+def test_a_broken_line_begins_the_count_again() -> None:
+    """What was measured before the line broke does not decide: memory was sent from its beginning, and once more it pays."""
+    tracked = MemoryMethod.TRACKED
+    moved = Copied(1, 4.0, 10**8, 1.0, 10**9, 4.0, memory_method=tracked)
+    again = Copied(2, 0.5, 0, 0.1, 10**7, 0.4, 10**6, tracked)
+    anew = replace(moved, round=3, anew=True)
+
+    assert decide([moved, again], 10**9, 0.5, 12, LINE)[0] is Verdict.READY
+    assert decide([moved, again, anew], 10**9, 0.5, 12, LINE)[0] is Verdict.AGAIN
+    assert decide([moved, again, anew], 10**9, 0.5, 3, LINE)[0] is Verdict.OVER_BUDGET

@@ -1,0 +1,88 @@
+"""The line between the hosts breaks while files and memory are copied: copying goes on with what has come."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scenarios.faults import eyes
+from scenarios.lab import bundles
+from scenarios.lab.fleet import Lab
+from scenarios.lab.hosts import Host
+
+pytestmark = pytest.mark.lab
+
+VE, NUMBER, SLEEP = "broken-line", 240, "/usr/bin/sleep"
+FILES, FILE_BYTES = 60, 2 << 20
+RATE_MBIT_S = 320
+LIMIT_S = 90.0
+
+
+@pytest.fixture
+def environment(lab: Lab, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Both hosts with their agents, and on alpha a VE with files of some size."""
+    environment = {
+        **os.environ,
+        "MIGRATOR_INVENTORY": str(lab.inventory),
+        "MIGRATOR_JOURNAL": str(tmp_path / "journal.db"),
+    }
+    for host in lab.hosts:
+        migrator(environment, "host", "add", host.name)
+    alpha = lab.host("alpha")
+    address, address6 = lab.ve_addresses(NUMBER)
+    script = Path(bundles.__file__).read_text()
+    alpha.run("python3", "-", VE, "crun", address, address6, SLEEP, "--", SLEEP, "1d", text=script)
+    place = f"/var/lib/migrator/ve/{VE}/rootfs/data"
+    alpha.run("mkdir", "-p", place)
+    for number in range(FILES):
+        alpha.path(f"{place}/{number}").write_bytes(os.urandom(FILE_BYTES))
+    migrator(environment, "ve", "start", VE)
+    yield environment
+    for host in lab.hosts:
+        if host.path(f"/var/lib/migrator/ve/{VE}").exists():
+            migrator(environment, "ve", "stop", VE)
+        host.run("rm", "-rf", f"/var/lib/migrator/ve/{VE}", f"/var/lib/migrator/records/{VE}.json")
+
+
+def migrator(environment: dict[str, str], *words: str) -> str:
+    """What the program prints."""
+    argv = [str(Path(sys.executable).parent / "migrator"), *words]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def arrived(host: Host) -> int:
+    """How many of the VE's files are there whole."""
+    there = host.path(f"/var/lib/migrator/ve/{VE}/rootfs/data")
+    return sum(path.stat().st_size == FILE_BYTES for path in there.glob("[0-9]*")) if there.is_dir() else 0
+
+
+def received_bytes(host: Host) -> int:
+    """What came over the host's line since it came up."""
+    lines = host.run("cat", "/proc/net/dev").stdout.splitlines()
+    return max(int(line.split(":")[1].split()[0]) for line in lines if ":" in line)  # a bridge counts them again
+
+
+def test_what_has_come_is_used_again(lab: Lab, environment: dict[str, str]) -> None:
+    """SSH between the hosts is killed in the middle of the first round: the move ends well, and most files cross once."""
+    alpha, beta = lab.host("alpha"), lab.host("beta")
+    before = received_bytes(beta)
+    argv = [str(Path(sys.executable).parent / "migrator"), "migrate", VE, "beta", "--bandwidth", str(RATE_MBIT_S)]
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as moving:
+        eyes.wait_for(lambda: arrived(beta) > FILES // 2 or moving.poll() is not None, LIMIT_S)
+        for each in eyes.tools(alpha, ("ssh",)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each.pid, signal.SIGKILL)
+        said, _ = moving.communicate(timeout=LIMIT_S)
+
+    assert moving.returncode == 0, said
+    [report] = json.loads(migrator(environment, "history", "--json", "--limit", "1"))
+    assert report["phase"] == "done"
+    assert any("the line to the target broke" in note for note in report["notes"]), report["notes"]
+    assert arrived(beta) == FILES
+    assert received_bytes(beta) - before < 1.35 * FILES * FILE_BYTES + (20 << 20)
