@@ -41,6 +41,7 @@ from migrator.wire.messages import (
     PeerExpect,
     PeerFrames,
     PeerRequest,
+    PeerSoon,
     PreCopy,
     Progress,
     Release,
@@ -129,7 +130,7 @@ class Daemon:
             case Vet():
                 coming = Coming(request.facts, request.ve, request.mode, request.names)
                 return Vetted(tuple(await self.registry.named(request.facts.engine).vet(coming)))
-            case PeerExpect():
+            case PeerExpect() | PeerSoon():
                 return await self._expect(request)
             case PeerFrames():
                 return await self._deliver(request)
@@ -150,11 +151,12 @@ class Daemon:
         await (engine.start(request.ve) if request.on else engine.stop(request.ve))
         return await keeper.standing()
 
-    async def _expect(self, request: PeerExpect) -> Reply:
+    async def _expect(self, request: PeerExpect | PeerSoon) -> Reply:
         record = self.records.read(request.ve)
         keeper = await self.keeper(request.ve, record.engine)
         if record.claim is Claim.ARRIVING and record.migration == request.migration and not record.image_complete:
-            await self._works[request.ve].hold_ahead(request)
+            works = self._works[request.ve]
+            await (works.hold_ahead(request) if isinstance(request, PeerExpect) else works.hold_soon())
         return await keeper.standing()
 
     async def _deliver(self, request: PeerFrames) -> Reply:

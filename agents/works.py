@@ -40,6 +40,7 @@ from migrator.wire.messages import (
     PeerHolds,
     PeerRestore,
     PeerRuns,
+    PeerSoon,
     PreCopy,
     Progress,
     Reply,
@@ -59,6 +60,8 @@ IN_BLACKOUT = frozenset({Act.FREEZE, Act.DUMP, Act.SEND})
 BROKE = "the line to the target broke while files and memory were copied; copying went on with the files that had come"
 RESUME_AFTER_S = 2.0
 """So long a line that broke gets before it is used again."""
+SOON_LIMIT_S = 0.5
+"""Longer than a dump of a small VE takes, and no reason to wait when the target does not answer."""
 ANNOUNCE_AFTER_S = (0.0, 1.0, 2.0, 4.0)
 
 
@@ -277,10 +280,15 @@ class VeWorks:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._last_pass)
             if record.mode is Mode.LIVE:
+                nursery.start_soon(self._tell_soon, record)
                 dump = await self._checkpoint(places.images(record.migration))
                 self._blackout.parts_s["criu dump"] = dump.criu_s
                 self._blackout.criu_s += dump.criu_s
                 self._blackout.image_bytes = dump.bytes
+
+    async def _tell_soon(self, record: Record) -> None:
+        with contextlib.suppress(FaultError), trio.move_on_after(SOON_LIMIT_S):
+            await self._peer_of(record.migration).ask(PeerSoon(record.migration, record.peer_ve or record.ve))
 
     async def _checkpoint(self, directory: Path) -> Dump:
         """With the rest of the memory beside it, where that was sent ahead."""
@@ -414,6 +422,12 @@ class VeWorks:
                 for name, content in message.files.items():
                     (directory / images.plain(name)).write_bytes(content)
                 await self._engine.hold_ahead(self._ve, directory)
+
+    async def hold_soon(self) -> None:
+        """The images are about to come."""
+        if isinstance(self._engine, PagesApart):
+            async with self._ahead_turn:
+                await self._engine.hold_soon(self._ve)
 
     async def _hold(self, record: Record) -> PeerHolds:
         began_s = trio.current_time()

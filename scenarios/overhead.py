@@ -33,7 +33,8 @@ def moves(count: int, *, talks: bool = True) -> list[dict[str, float]]:
                 target = ("beta", "alpha")[number % 2]
                 demo.migrator("migrate", VE, target, "--json", capture=True)
                 [report] = json.loads(demo.migrator("history", "--json", "--limit", "1", capture=True))
-                found.append({name: float(report["blackout"][name]) for name in FIGURES})
+                figures = {name: float(report["blackout"][name]) for name in FIGURES}
+                found.append(figures | report["blackout"]["parts_ms"])
                 if talks:
                     print("  ".join(f"{name} {found[-1][name]:5.0f}" for name in FIGURES), flush=True)
     finally:
@@ -42,8 +43,9 @@ def moves(count: int, *, talks: bool = True) -> list[dict[str, float]]:
 
 
 def medians(found: list[dict[str, float]]) -> dict[str, float]:
-    """Of each figure."""
-    return {name: statistics.median(each[name] for each in found) for name in FIGURES}
+    """Of each figure, and of each part that every blackout had."""
+    names = [name for name in found[0] if all(name in each for each in found)]
+    return {name: statistics.median(each[name] for each in found) for name in names}
 
 
 def compare(other: Path, count: int) -> None:

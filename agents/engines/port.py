@@ -225,8 +225,16 @@ class PagesApart(Protocol):
         """As `dump`, by what was started ahead; it sees the files of `covers`, by which pages sent already are left out."""
         ...
 
+    async def note_frozen(self, ve: str) -> None:
+        """Beside whatever else is looked at in a frozen VE: what has to be known of it before the checkpoint tool touches it."""
+        ...
+
     async def hold_ahead(self, ve: str, images: Path) -> None:
         """Start what restores the VE lazily from `images`, of which the early files are there."""
+        ...
+
+    async def hold_soon(self, ve: str) -> None:
+        """The VE has been frozen, its images are about to come: make ready what may not be kept ready for long."""
         ...
 
     async def hold_lazily(self, ve: str, images: Path) -> Hold:

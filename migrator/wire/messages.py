@@ -294,6 +294,15 @@ class PeerExpect:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerSoon:
+    """Source to target: the VE is frozen, its images will come in some 0.1 s. As with PeerExpect, nothing depends on it but time.
+    Answer: Stands."""
+
+    migration: str
+    ve: str
+
+
+@dataclass(frozen=True, slots=True)
 class PeerFrames:
     """Source to target: Ethernet frames that came for the VE in the blackout; put them into it. Answer: Stands."""
 
@@ -302,7 +311,7 @@ class PeerFrames:
     frames: tuple[bytes, ...]
 
 
-PeerRequest = PeerRestore | PeerGive | PeerDrop | PeerAsk | PeerExpect | PeerFrames
+PeerRequest = PeerRestore | PeerGive | PeerDrop | PeerAsk | PeerExpect | PeerSoon | PeerFrames
 
 # --- answers --------------------------------------------------------------------------------------
 

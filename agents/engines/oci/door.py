@@ -50,10 +50,12 @@ class Settings(TypedDict):
 class Word(TypedDict):
     """What the agent says."""
 
+    go: bool
+    """Whether CRIU gets its order now; if not, another word will come."""
     covers: list[list[str]]
     """(file, what it covers): mounted before CRIU gets its order."""
     group: str
-    """The cgroup that CRIU enters; empty: none."""
+    """The cgroup that CRIU enters; empty: none, or it has."""
     on_failure: str
     """A file that gets a `1` if CRIU fails; empty: none."""
 
@@ -78,7 +80,7 @@ class Door:
     """One order of one runtime."""
 
     def __init__(self, settings: Settings, runtime: socket.socket, number: int) -> None:
-        self._settings, self._number = settings, number
+        self._settings, self._number, self._said = settings, number, b""
         self._parent = _high(os.pidfd_open(os.getppid()))
         self._pipe = _high(os.open(settings["pipe"], os.O_RDONLY | os.O_NONBLOCK))
         self._runtime = socket.socket(fileno=_high(runtime.detach()))
@@ -122,42 +124,43 @@ class Door:
 
     def stand(self) -> int:
         """Until CRIU has ended; its exit status."""
-        word = self._wait()
-        if word is None:
-            os.kill(self._criu, signal.SIGKILL)
-            return self._ended()
-        for source, target in word["covers"]:
-            _mount(source, target)
-        if word["group"]:
-            with open(os.path.join(word["group"], "cgroup.procs"), "w") as group:
-                group.write(str(self._criu))
+        with open(self._settings["ready"], "w"):
+            pass
+        while (word := self._wait()) is not None:
+            for source, target in word["covers"]:
+                _mount(source, target)
+            if word["group"]:
+                with open(os.path.join(word["group"], "cgroup.procs"), "w") as group:
+                    group.write(str(self._criu))
+            if word["go"]:
+                return self._work(word["on_failure"])
+        os.kill(self._criu, signal.SIGKILL)
+        return self._ended()
+
+    def _work(self, on_failure: str) -> int:
         self._ours.send(self._order)
         self._relay()
         status = self._ended()
-        if status and word["on_failure"]:
+        if status and on_failure:
             # What a CRIU that failed has let go of must not get far; only then does the runtime hear of the end.
-            with contextlib.suppress(OSError), open(word["on_failure"], "w") as freezer:
+            with contextlib.suppress(OSError), open(on_failure, "w") as freezer:
                 freezer.write("1")
         return status
 
     def _wait(self) -> Word | None:
         """The agent's word; None: somebody has ended, or the agent wants it no more."""
-        with open(self._settings["ready"], "w"):
-            pass
-        poll, said = select.poll(), b""
+        poll = select.poll()
         for fd in (self._pipe, self._parent, self._criu_ends):
             poll.register(fd, select.POLLIN)
-        while True:
+        while b"\n" not in self._said:
             ready = {fd for fd, _ in poll.poll()}
-            if ready - {self._pipe}:
-                return None
-            data = os.read(self._pipe, MESSAGE_BYTES)
+            data = b"" if ready - {self._pipe} else os.read(self._pipe, MESSAGE_BYTES)
             if not data:
                 return None
-            said += data
-            if said.endswith(b"\n"):
-                word: Word = json.loads(said)
-                return word
+            self._said += data
+        line, _, self._said = self._said.partition(b"\n")
+        word: Word = json.loads(line)
+        return word
 
     def _relay(self) -> None:
         """Messages both ways, until CRIU has said all."""

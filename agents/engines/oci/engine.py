@@ -74,8 +74,8 @@ class OciEngine:
 
     async def look(self, ve: str) -> VeState:
         """From the cgroup; a bundle without processes is stopped."""
-        group = Group(ve)
-        if group.populated:
+        group, ahead = Group(ve), self._ahead.get(ve)
+        if group.populated and not (ahead is not None and ahead.entered):
             return VeState.FROZEN if group.frozen else VeState.RUNNING
         return VeState.STOPPED if Bundle(ve).path.is_dir() else VeState.ABSENT
 
@@ -196,6 +196,7 @@ class OciEngine:
     async def dump(self, ve: str, images: Path) -> Dump:
         """All of it into the images."""
         await self.dump_ahead(ve, images, waiting.start)
+        await self.note_frozen(ve)
         return await self.dump_covered(ve, images, ())
 
     async def dump_ahead(self, ve: str, images: Path, start: Start) -> None:
@@ -210,13 +211,16 @@ class OciEngine:
         (work / "dump.log").unlink(missing_ok=True)
         await self._begin(ve, call, start)
 
+    async def note_frozen(self, ve: str) -> None:
+        """For the case that CRIU is killed with the VE in its hands."""
+        await trio.to_thread.run_sync(custody.note, Group(ve).processes(), _work(ve) / UNFINISHED)
+
     async def dump_covered(self, ve: str, images: Path, covers: Covers) -> Dump:
         """CRIU finds the cgroup frozen, thaws it for its own work with every task stopped, and freezes it again."""
         group, work, ahead = Group(ve), _work(ve), self._ahead.pop(ve)
         try:
             if not group.frozen:
                 raise fault_error(FaultCode.CONFLICT, f"{ve} is not frozen", step="dump")
-            await trio.to_thread.run_sync(custody.note, group.processes(), work / UNFINISHED)
             with guard.watched(group):
                 await self._checkpoint(ve, images, ahead, covers)
         except BaseException:
@@ -318,6 +322,11 @@ class OciEngine:
         """The runtime's restore, up to CRIU's work."""
         if Bundle(ve).arriving.exists() and Bundle(ve).config and not Group(ve).populated:
             await self._ready_hold(ve, images, lazily=True)
+
+    async def hold_soon(self, ve: str) -> None:
+        """The CRIU that waits enters the cgroup."""
+        if (ahead := self._ahead.get(ve)) is not None and ahead.call.group and ahead.alive:
+            ahead.enter()
 
     async def hold_lazily(self, ve: str, images: Path) -> Hold:
         """By CRIU's option lazy-pages."""

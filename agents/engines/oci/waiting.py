@@ -59,6 +59,8 @@ class Waiting:
 
     def __init__(self, call: Call, process: trio.Process, pipe: int, ready: Path) -> None:
         self.call, self._process, self._pipe, self._ready = call, process, pipe, ready
+        self.entered = False
+        """CRIU is in the VE's cgroup, or on its way into it; nothing of the VE is there yet."""
 
     @classmethod
     async def begin(cls, call: Call, directory: Path, start: Start) -> "Waiting":
@@ -99,15 +101,25 @@ class Waiting:
         """Whether it is the call that would be made now, and can go on."""
         return self.call == call and self.alive
 
+    def enter(self) -> None:
+        """Let CRIU enter the VE's cgroup now: to wait for that may take 20 ms (`cgroup.moves_at_once`)."""
+        if not self.entered:
+            self.entered = True
+            self._say(go=False)
+
     async def go(self, covers: Covers, *, limit_s: float) -> Ran:
         """Let it do its work, to the end. Killed with all that it started when the wait is cancelled or over its limit."""
-        word = {"covers": list(covers), "group": self.call.group, "on_failure": self.call.on_failure}
         try:
-            os.write(self._pipe, json.dumps(word).encode() + b"\n")
+            self._say(go=True, covers=covers)
             ran = await shell.finish(self._process, limit_s=limit_s)
             return Ran(tuple(self.call.argv), ran.status, "", ran.stderr + ran.stdout)
         finally:
             self._let_go()
+
+    def _say(self, *, go: bool, covers: Covers = ()) -> None:
+        group = "" if go and self.entered else self.call.group
+        word = {"go": go, "covers": list(covers), "group": group, "on_failure": self.call.on_failure}
+        os.write(self._pipe, json.dumps(word).encode() + b"\n")
 
     async def end(self) -> None:
         """It is not wanted any more. May be called again."""

@@ -101,7 +101,9 @@ class LeavingMemory:
 
         try:
             await self.ahead(images)
-            look = await self._sender.look(self._veils)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._engine.note_frozen, self._ve)
+                look = await self._sender.look(self._veils)
             parts.parts_s["memory look"] = trio.current_time() - began_s
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(checkpoint)

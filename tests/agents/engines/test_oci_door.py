@@ -62,7 +62,9 @@ class Runtime:
 
     def word(self, **more: object) -> None:
         """The agent's."""
-        os.write(self.pipe, json.dumps({"covers": [], "group": "", "on_failure": "", **more}).encode() + b"\n")
+        os.write(
+            self.pipe, json.dumps({"go": True, "covers": [], "group": "", "on_failure": "", **more}).encode() + b"\n"
+        )
 
     def criu_ends(self) -> int:
         """A descriptor that can be read when the one behind the door has ended."""
@@ -151,14 +153,15 @@ def test_a_failure_is_written_down(tmp_path: Path) -> None:
 
 
 def test_criu_enters_the_group(runtime: Runtime, tmp_path: Path) -> None:
-    """It is in the VE's cgroup before it has its order."""
+    """By a word of its own, it is in the VE's cgroup before it has its order."""
     group = tmp_path / "group"
     group.mkdir()
     runtime.order(DUMP)
     runtime.criu_ends()
     pid = runtime.criu.with_suffix(".pid").read_text()
 
-    runtime.word(group=str(group))
+    runtime.word(go=False, group=str(group))
+    runtime.word()
 
     assert runtime.socket.recv(100) == b"did "
     assert (group / "cgroup.procs").read_text() == pid
