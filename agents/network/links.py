@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute, NetlinkError, NetNS, netns
+from pyroute2 import IPRoute, NetlinkError, netns
 
+from agents.network.namespaces import inside_of
 from migrator.wire.facts import Interface
 
 NAMESPACES = Path("/run/netns")
@@ -58,7 +59,7 @@ def make(name: str, interfaces: tuple[Interface, ...]) -> None:
     """The namespace with all its interfaces as they have to be; on no bridge yet. Exists already: completed."""
     if not (NAMESPACES / name).exists():
         netns.create(name)
-    with NetNS(name) as inside:
+    with inside_of(NAMESPACES / name) as inside:
         inside.link("set", index=1, state="up")
         for interface in interfaces:
             if not exists(interface.host_name):
@@ -88,7 +89,7 @@ def complete(name: str, interfaces: tuple[Interface, ...]) -> bool:
 
 def neighbours(name: str, interfaces: tuple[Interface, ...]) -> Neighbours:
     """Whose hardware address the VE knows now."""
-    with NetNS(name) as inside:
+    with inside_of(NAMESPACES / name) as inside:
         return {each.name: _resolved(inside, each) for each in interfaces}
 
 
@@ -104,7 +105,7 @@ def introduce(name: str, known: Neighbours) -> None:
     Else its first answer waits a second: its first question for a hardware address is lost, because it is on no bridge yet,
     and the kernel asks again after a second.
     """
-    with NetNS(name) as inside:
+    with inside_of(NAMESPACES / name) as inside:
         for interface, pairs in known.items():
             [index] = inside.link_lookup(ifname=interface)
             for address, mac in pairs:

@@ -4,7 +4,6 @@ A checkpoint carries neither, because the namespace is made by us and not by CRI
 of this kernel is carried, and what the other kernel does not know is left as it is there.
 """
 
-import ctypes
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from agents import shell
+from agents.network import namespaces
 from agents.network.links import NAMESPACES
 from agents.shell import failed
 
 SYSCTLS = Path("/proc/sys/net")
-CLONE_NEWNET = 0x40000000
 OF_THE_LINK = frozenset({"mtu"})
 """Settings of an interface that its link decides."""
 NFT_LIMIT_S = 10.0
@@ -118,12 +117,8 @@ def _inside(namespace: Path | None, work: Callable[[], Answer]) -> Answer:
 
 
 def _enter_thread(namespace: Path | None) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
     if namespace is None:
-        result = libc.unshare(CLONE_NEWNET)
+        namespaces.leave()
     else:
         with namespace.open() as handle:
-            result = libc.setns(handle.fileno(), CLONE_NEWNET)
-    if result:
-        error = ctypes.get_errno()
-        raise OSError(error, f"{namespace or 'a fresh network namespace'}: {os.strerror(error)}")
+            namespaces.enter(handle.fileno())

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyroute2 import NetNS
-
 from agents.engines.openvz import host, marks, parameters, rewrite, stillness
 from agents.engines.openvz.config import Config
 from agents.engines.openvz.host import SCRIPTS, Host
+from agents.network.namespaces import inside_of
 from agents.network.ve_rules import Named
 from migrator.wire.facts import Interface
 
@@ -153,7 +152,7 @@ def _addresses_inside(pid: int) -> dict[str, tuple[str, ...]]:
     if not pid or not path.exists():
         return {}
     found: dict[str, list[str]] = {}
-    with NetNS(str(path), flags=0) as inside:
+    with inside_of(path) as inside:
         names = {link["index"]: str(link.get_attr("IFLA_IFNAME")) for link in inside.get_links()}
         for entry in inside.get_addr():
             address = str(entry.get_attr("IFA_ADDRESS"))
