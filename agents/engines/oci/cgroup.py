@@ -7,7 +7,7 @@ ended is removed, never used again: Linux (6.18 at least) kills what is cloned i
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,6 @@ MOUNT = Path("/sys/fs/cgroup")
 LEAF = MOUNT / "init"
 """A cgroup without inner groups for what must not be in a VE's."""
 POLL_S = 0.0005
-WARM_S = 0.004
 FREEZE_LIMIT_S = 10.0
 DUMPER = "criu"
 
@@ -127,28 +126,6 @@ class Group:
         if self.path.is_dir():
             for directory, _, _ in os.walk(self.path, topdown=False):
                 os.rmdir(directory)
-
-
-@contextlib.asynccontextmanager
-async def moves_at_once() -> AsyncIterator[None]:
-    """While this is open, no process waits to be moved from one cgroup to another.
-
-    The kernel's first move after a pause of 10 to 20 ms waits for the end of an RCU grace period, 6 to 11 ms (measured on Linux
-    6.18; cgroup_threadgroup_rwsem). Moving ourselves to where we are is no move, and keeps that lock warm.
-    """
-    here = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-    procs = MOUNT / here.removeprefix("0::").lstrip("/") / "cgroup.procs"
-
-    async def keep_warm() -> None:
-        while True:
-            await trio.to_thread.run_sync(procs.write_text, "0")
-            await trio.sleep(WARM_S)
-
-    async with trio.open_nursery() as nursery:
-        if procs.exists():
-            nursery.start_soon(keep_warm)
-        yield
-        nursery.cancel_scope.cancel()
 
 
 def status(pid: int) -> dict[str, str]:

@@ -19,7 +19,7 @@ from pyroute2 import NetlinkError
 from agents import places, remarks, shell
 from agents.engines.oci import criu, custody, facts, fitness, guard, mounts, repairs, sockets, tools, waiting
 from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
-from agents.engines.oci.cgroup import Group, moves_at_once
+from agents.engines.oci.cgroup import Group
 from agents.engines.oci.runtime import RUNTIMES, Runtime, last_words
 from agents.engines.oci.waiting import Call, Waiting
 from agents.engines.port import Coming, Covers, Dump, Hold, MemoryAccess, Start, Tree
@@ -355,7 +355,7 @@ class OciEngine:
         ahead = self._ahead.pop(ve)
         group.make()  # a runc that has failed meanwhile has removed it
         group.thaw()
-        async with moves_at_once(), trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, _introduce, ve, images)
             ran = await ahead.go((), limit_s=CRIU_LIMIT_S)
         if not ran.ok or not group.frozen:

@@ -102,7 +102,7 @@ class Waiting:
         return self.call == call and self.alive
 
     def enter(self) -> None:
-        """Let CRIU enter the VE's cgroup now: to wait for that may take 20 ms (`cgroup.moves_at_once`)."""
+        """Let CRIU enter the VE's cgroup now: the kernel may let it wait 20 ms for that (`door`)."""
         if not self.entered:
             self.entered = True
             self._say(go=False)
