@@ -21,7 +21,8 @@ demo-vserver: setup
 	$(VENV)/bin/python -m scenarios.demo_vserver
 
 # Format, lint, types, direction of imports, and the tests of pure code; under a minute.
-check: setup lint unit
+check: setup
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint unit
 
 lint: setup
 	$(VENV)/bin/ruff format --check migrator agents scenarios tests

@@ -114,6 +114,9 @@ class RemoteEngine:
         found: Hold = await self._call("hold", ve, images)
         return found
 
+    async def hold_ahead(self, ve: str, images: Path) -> None:
+        await self._call("hold_ahead", ve, images)
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """The acts that take a VE and answer nothing."""
         if name.startswith("_"):

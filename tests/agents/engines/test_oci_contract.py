@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from migrator.wire.facts import VeState
 from scenarios.lab.fleet import Lab
-from tests.agents.engines.contract import EngineContract, moving
+from tests.agents.engines.contract import EngineContract, arrived, moving, still
 from tests.agents.engines.oci_harness import OciHarness, engine_on
 from tests.agents.engines.remote import RemoteEngine
 
@@ -45,3 +46,31 @@ class TestOci(EngineContract):
         assert not harness.host.path(left).exists()
         await harness.engine.start(harness.ve)
         await moving(harness)
+
+    async def test_restore_started_ahead_for_nothing(self, harness: OciHarness) -> None:
+        """What waits for images that never come is no process of the VE, and goes with all that was made for it."""
+        await arrived(harness)
+        await harness.engine.hold_ahead(harness.ve, harness.scratch / "images")
+        await harness.engine.hold_soon(harness.ve)
+
+        assert doors(harness) == 1
+        assert await harness.engine.look(harness.ve) is VeState.STOPPED
+        await harness.engine.drop(harness.ve)
+
+        assert doors(harness) == 0
+        assert await harness.remains() == []
+
+    async def test_restore_started_ahead_of_another_kind(self, harness: OciHarness) -> None:
+        """What waits to restore lazily is no use for complete images: it ends, and they are restored."""
+        before = await arrived(harness)
+        await harness.engine.hold_ahead(harness.ve, harness.scratch / "images")
+        await harness.engine.hold(harness.ve, harness.scratch / "images")
+
+        assert doors(harness) == 0
+        assert await still(harness) == before
+
+
+def doors(harness: OciHarness) -> int:
+    """How many stand in CRIU's place for the VE."""
+    words = harness.host.run("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+    return words.count(f"{harness.ve}/door/door.py ")
