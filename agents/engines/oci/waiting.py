@@ -6,6 +6,7 @@ to stand still. What waits is `door.py`, in CRIU's place.
 Rule: what waits holds nothing of the VE, and ends when it is not wanted or when this agent ends.
 """
 
+import contextlib
 import fcntl
 import importlib.resources
 import json
@@ -21,6 +22,7 @@ import trio
 from agents import shell
 from agents.engines.port import Covers, Start
 from agents.shell import Ran
+from migrator.wire.faults import FaultCode, fault_error
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 READY_LIMIT_S = 10.0
@@ -70,7 +72,8 @@ class Waiting:
         pipe_path, ready = directory / "pipe", directory / "ready"
         os.mkfifo(pipe_path, 0o600)
         pipe = os.open(pipe_path, os.O_RDWR | os.O_NONBLOCK)  # its end tells the door that we have ended
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, WORD_BYTES_MAX)
+        with contextlib.suppress(OSError):  # then a VE of more than 600 processes has to do without
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, WORD_BYTES_MAX)
         try:
             settings = {
                 "criu": list(call.criu or [criu()]),
@@ -108,7 +111,10 @@ class Waiting:
             self._say(go=False)
 
     async def go(self, covers: Covers, *, limit_s: float) -> Ran:
-        """Let it do its work, to the end. Killed with all that it started when the wait is cancelled or over its limit."""
+        """Let it do its work, to the end. Killed with all that it started when the wait is cancelled or over its limit.
+
+        Raises FaultError when it cannot be told, and it ends.
+        """
         try:
             self._say(go=True, covers=covers)
             ran = await shell.finish(self._process, limit_s=limit_s)
@@ -119,7 +125,9 @@ class Waiting:
     def _say(self, *, go: bool, covers: Covers = ()) -> None:
         group = "" if go and self.entered else self.call.group
         word = {"go": go, "covers": list(covers), "group": group, "on_failure": self.call.on_failure}
-        os.write(self._pipe, json.dumps(word).encode() + b"\n")
+        line = json.dumps(word).encode() + b"\n"
+        if os.write(self._pipe, line) < len(line):
+            raise fault_error(FaultCode.TOOL_FAILED, "the VE has too many processes for the pipe to CRIU", step="dump")
 
     async def end(self) -> None:
         """It is not wanted any more. May be called again."""
