@@ -232,7 +232,12 @@ class VeWorks:
         ahead = order.memory_method is not MemoryMethod.DUMP
         if ahead and isinstance(self._engine, PagesApart) and await self.look() is VeState.RUNNING:
             self._memory = LeavingMemory(
-                self._engine, self._ve, self._channel, order.memory_method, order.compare_bytes
+                self._engine,
+                self._ve,
+                self._channel,
+                order.memory_method,
+                order.compare_bytes,
+                compress=order.compress,
             )
 
     async def _file_round(self, order: PreCopy) -> int:

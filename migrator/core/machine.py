@@ -273,6 +273,7 @@ class Migration:
             len(self.rounds) + 1,
             moving.method if moving is not None else MemoryMethod.DUMP,
             moving.compare_bytes if moving is not None else 0,
+            request.policy.compress,
         )
         return [self._send(Role.SOURCE, pre_copy)]
 

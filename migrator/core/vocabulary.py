@@ -51,6 +51,8 @@ class Policy:
     keep_source: bool = False
     memory: MemoryMethod | None = None
     """How the memory of a live VE moves; None: the best that its source offers for it."""
+    compress: bool = True
+    """Whether memory sent ahead may be compressed, where that is measured to be quicker."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,8 @@ class PreCopy:
     """Where it turns out not to be possible, the memory moves in the blackout, and a note of Copied says why."""
     compare_bytes: int = 0
     """How much of this host's memory comparing by content may take for what it remembers."""
+    compress: bool = True
+    """Whether memory may be compressed, where that is quicker."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The line between the hosts breaks while files and memory are copied: copying goes on with what has come."""
+"""A line between the hosts that breaks while files and memory are copied, and one that is slow."""
 
 import contextlib
 import json
@@ -18,7 +18,12 @@ from scenarios.lab.hosts import Host
 
 pytestmark = pytest.mark.lab
 
-VE, NUMBER, SLEEP = "broken-line", 240, "/usr/bin/sleep"
+VE, NUMBER = "on-the-line", 240
+BASH, SLEEP = "/usr/bin/bash", "/usr/bin/sleep"
+MEMORY_BYTES = 90 << 20
+HOLD = f"printf -v held '%0{MEMORY_BYTES}d' 7; {SLEEP} 1d; echo ${{#held}}"
+"""A shell that holds so much memory in a variable, all of it the same byte."""
+SLOW_MBIT_S = 160
 FILES, FILE_BYTES = 60, 2 << 20
 RATE_MBIT_S = 320
 LIMIT_S = 90.0
@@ -37,13 +42,19 @@ def environment(lab: Lab, tmp_path: Path) -> Iterator[dict[str, str]]:
     alpha = lab.host("alpha")
     address, address6 = lab.ve_addresses(NUMBER)
     script = Path(bundles.__file__).read_text()
-    alpha.run("python3", "-", VE, "crun", address, address6, SLEEP, "--", SLEEP, "1d", text=script)
+    alpha.run("python3", "-", VE, "crun", address, address6, BASH, SLEEP, "--", BASH, "-c", HOLD, text=script)
     place = f"/var/lib/migrator/ve/{VE}/rootfs/data"
     alpha.run("mkdir", "-p", place)
     for number in range(FILES):
         alpha.path(f"{place}/{number}").write_bytes(os.urandom(FILE_BYTES))
     migrator(environment, "ve", "start", VE)
+    eyes.wait_for(lambda: memory_bytes(environment) > MEMORY_BYTES, LIMIT_S)
     yield environment
+    remove(lab, environment)
+
+
+def remove(lab: Lab, environment: dict[str, str]) -> None:
+    """The VE, wherever it is."""
     for host in lab.hosts:
         if host.path(f"/var/lib/migrator/ve/{VE}").exists():
             migrator(environment, "ve", "stop", VE)
@@ -54,6 +65,12 @@ def migrator(environment: dict[str, str], *words: str) -> str:
     """What the program prints."""
     argv = [str(Path(sys.executable).parent / "migrator"), *words]
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def memory_bytes(environment: dict[str, str]) -> int:
+    """What the VE holds in memory."""
+    ves = json.loads(migrator(environment, "ve", "list", "--json"))["ves"]
+    return max(int(each["memory_bytes"]) for each in ves if each["ve"] == VE)
 
 
 def arrived(host: Host) -> int:
@@ -86,3 +103,15 @@ def test_what_has_come_is_used_again(lab: Lab, environment: dict[str, str]) -> N
     assert any("the line to the target broke" in note for note in report["notes"]), report["notes"]
     assert arrived(beta) == FILES
     assert received_bytes(beta) - before < 1.35 * FILES * FILE_BYTES + (20 << 20)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_memory_is_compressed_where_the_line_is_slow(environment: dict[str, str], *, compress: bool) -> None:
+    """On a slow line, memory crosses in a fraction of its size, unless the operator forbids that."""
+    words = ["--bandwidth", str(SLOW_MBIT_S), *([] if compress else ["--no-compress"])]
+    migrator(environment, "migrate", VE, "beta", *words)
+
+    [report] = json.loads(migrator(environment, "history", "--json", "--limit", "1"))
+    assert report["phase"] == "done"
+    assert any("compressed" in note for note in report["notes"]) is compress
+    assert (report["memory_bytes"] < MEMORY_BYTES // 2) is compress

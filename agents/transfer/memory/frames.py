@@ -19,7 +19,7 @@ from itertools import chain
 from agents.transfer.memory.extents import Extent, Extents
 
 _HEADER = struct.Struct("<4sBxxxIIQ")
-_MAGIC = b"MPC1"
+_MAGIC = b"MPC2"
 DIGEST_BYTES = 16
 MAX_RANGES = 1 << 20
 MAX_PAYLOAD_BYTES = 1 << 24
@@ -40,6 +40,8 @@ class Kind(IntEnum):
     """Everything has been sent; the payload (JSON) says what the target must hold now."""
     ANSWER = 6
     """From the target: payload is JSON for SEAL, the echo for SYNC."""
+    COMPRESSED = 7
+    """As PAGES, the content compressed (`compression`)."""
 
 
 class Corrupt(Exception):

@@ -40,10 +40,19 @@ class Parts:
 class LeavingMemory:
     """At the source. One round after the other, then the dump, then `close` in every case."""
 
-    def __init__(self, engine: PagesApart, ve: str, channel: Channel, method: MemoryMethod, compare_bytes: int) -> None:
-        """Of a VE that runs; `compare_bytes` see `PreCopy`. Not for the method `dump`."""
+    def __init__(
+        self,
+        engine: PagesApart,
+        ve: str,
+        channel: Channel,
+        method: MemoryMethod,
+        compare_bytes: int,
+        *,
+        compress: bool = True,
+    ) -> None:
+        """Of a VE that runs; `compare_bytes` and `compress` see `PreCopy`. Not for the method `dump`."""
         self._engine, self._ve, self._channel = engine, ve, channel
-        self._wanted, self._compare_bytes = method, compare_bytes
+        self._wanted, self._compare_bytes, self._compress = method, compare_bytes, compress
         self._sender: MemorySender | None = None
         self._veiled: Veiled | None = None
         self._veils = _veils(channel.migration)
@@ -135,6 +144,7 @@ class LeavingMemory:
             self._channel.ssh("memory"),
             self._wanted,
             self._compare_bytes,
+            compress=self._compress,
         )
 
 

@@ -55,6 +55,7 @@ class Task:
     method: MemoryMethod
     shadow_cap_bytes: int = 1 << 30
     rate_bytes_per_s: float | None = None
+    compress: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class SenderProcess:
             method=task.method,
             shadow_cap_bytes=task.shadow_cap_bytes,
             rate_bytes_per_s=task.rate_bytes_per_s,
+            compress=task.compress,
         )
 
     def run(self) -> None:

@@ -17,6 +17,7 @@ from itertools import chain
 
 from agents.transfer.memory import areas
 from agents.transfer.memory.areas import Gone, ProcessFacts
+from agents.transfer.memory.compression import Compressor
 from agents.transfer.memory.content import ContentTracker
 from agents.transfer.memory.extents import (
     PAGE_BYTES,
@@ -35,6 +36,7 @@ from agents.transfer.memory.remembered import Budget
 from agents.transfer.memory.tracking import NotTrackable, Tracker, Whole, WriteTracker
 from migrator.wire.facts import MemoryMethod
 
+COMPRESSED_NOTE = "memory was compressed on its way, because that was quicker on this line"
 Processes = Callable[[], Sequence[int]]
 """The VE's processes now, as this host numbers them."""
 
@@ -77,9 +79,10 @@ class SourceSession:
         method: MemoryMethod,
         shadow_cap_bytes: int = 1 << 30,
         rate_bytes_per_s: float | None = None,
+        compress: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``shadow_cap_bytes``: what content comparison may remember on this host."""
+        """``shadow_cap_bytes``: what content comparison may remember on this host. ``compress``: pages may be."""
         self._depth = areas.namespace_depth(init_pid)
         self._processes = processes
         self._write = write
@@ -89,6 +92,7 @@ class SourceSession:
         self._cancelled = threading.Event()
         self._throttle = Throttle(rate_bytes_per_s, self._cancelled, clock)
         self._clock = clock
+        self._compressor = Compressor(wanted=compress, clock=clock)
         self._reader = Reader()
         self._spaces: dict[tuple[int, int], _Space] = {}
         self._next_number = 1
@@ -213,8 +217,7 @@ class SourceSession:
             sifted = space.tracker.sift(pages)
             self.done_bytes += len(pages.data)
             if sifted.extents:
-                self._throttle.take(len(sifted.data))
-                tally.wire_bytes += write_frame(self._write, Kind.PAGES, space.number, sifted.extents, sifted.data)
+                tally.wire_bytes += self._send_pages(space, sifted.extents, sifted.data)
                 tally.page_bytes += len(sifted.data)
             sent += sifted.extents
             zero += pages.zero
@@ -222,6 +225,16 @@ class SourceSession:
         space.at_target = union(space.at_target, sent)
         self._drop(space, normalised((*zero, *lost)), tally)
         return normalised(lost)
+
+    def _send_pages(self, space: _Space, extents: Extents, data: memoryview) -> int:
+        """Bytes on the wire."""
+        compressed = self._compressor.compress(data)
+        kind, payload = (Kind.PAGES, data) if compressed is None else (Kind.COMPRESSED, memoryview(compressed))
+        began = self._clock()
+        self._throttle.take(len(payload))
+        wire_bytes = write_frame(self._write, kind, space.number, extents, payload)
+        self._compressor.wrote(len(data), wire_bytes, self._clock() - began)
+        return wire_bytes
 
     def _drop(self, space: _Space, extents: Extents, tally: _Tally) -> None:
         gone = intersect(space.at_target, extents)
@@ -278,8 +291,11 @@ class SourceSession:
             content_bytes=tally.content_bytes,
             processes=len(self._spaces),
             shadow_bytes=self._budget.spent_bytes,
-            notes=tuple(tally.notes),
+            notes=(*tally.notes, *self._compression_note()),
         )
+
+    def _compression_note(self) -> tuple[str, ...]:
+        return (COMPRESSED_NOTE,) if self._compressor.saved_bytes else ()
 
 
 def fingerprint(extents: Extents) -> str:

@@ -13,8 +13,18 @@ import json
 import os
 from dataclasses import dataclass, field
 
+from agents.transfer.memory.compression import expanded
 from agents.transfer.memory.extents import Extents, intersect, normalised, size_bytes, subtract, union
-from agents.transfer.memory.frames import Corrupt, Frame, FrameReader, Kind, ReadInto, Write, write_frame
+from agents.transfer.memory.frames import (
+    MAX_PAYLOAD_BYTES,
+    Corrupt,
+    Frame,
+    FrameReader,
+    Kind,
+    ReadInto,
+    Write,
+    write_frame,
+)
 from agents.transfer.memory.kernel import punch_hole
 from agents.transfer.memory.port import MemoryRefused
 from agents.transfer.memory.source import fingerprint, seal_of
@@ -96,7 +106,9 @@ class PageStore:
     def _take(self, frame: Frame) -> None:
         match frame.kind:
             case Kind.PAGES:
-                self._put(frame)
+                self._put(frame.space, frame.extents, frame.payload)
+            case Kind.COMPRESSED:
+                self._put(frame.space, frame.extents, expanded(frame.payload, _bounded(size_bytes(frame.extents))))
             case Kind.DROP:
                 self._drop(self._space(frame.space), frame.extents)
             case Kind.FORGET:
@@ -116,17 +128,17 @@ class PageStore:
             self._spaces[number] = HeldSpace(fd)
         return self._spaces[number]
 
-    def _put(self, frame: Frame) -> None:
-        if size_bytes(frame.extents) != len(frame.payload):
+    def _put(self, number: int, extents: Extents, pages: memoryview) -> None:
+        if size_bytes(extents) != len(pages):
             raise Corrupt("a frame of the memory stream names other pages than it carries")
-        space = self._space(frame.space)
+        space = self._space(number)
         at = 0
-        for start, end in frame.extents:
+        for start, end in extents:
             if end > ADDRESS_END or start >= end:
                 raise Corrupt("a frame of the memory stream names an impossible address")
-            _write_all(space.fd, frame.payload[at : at + end - start], start)
+            _write_all(space.fd, pages[at : at + end - start], start)
             at += end - start
-        space.news += frame.extents
+        space.news += extents
         if len(space.news) > 1 << 16:
             space.settle()
         self.memory_bytes = sum(os.fstat(each.fd).st_blocks * 512 for each in self._spaces.values())
@@ -161,6 +173,13 @@ class PageStore:
                     f"{size_bytes(extents)} are here, or others"
                 )
         return ""
+
+
+def _bounded(count_bytes: int) -> int:
+    """What a frame may expand to: no more than it could carry as it is."""
+    if not 0 <= count_bytes <= MAX_PAYLOAD_BYTES:
+        raise Corrupt("a frame of the memory stream names more pages than one may carry")
+    return count_bytes
 
 
 def _write_all(fd: int, data: memoryview, offset: int) -> None:

@@ -81,6 +81,11 @@ def policy_options(verb: Verb) -> Verb:
             help="How memory moves live. tracked: ahead, the kernel tells what is written. content: ahead, compared with "
             "what was sent. dump: all in the blackout. auto: the first of these that can be had.",
         ),
+        click.option(
+            "--no-compress",
+            is_flag=True,
+            help="Never compress memory on its way; else it is where that is measured to be quicker.",
+        ),
         click.option("--waive", "waived", multiple=True, metavar="NAME", help="Go on in spite of this objection."),
         click.option(
             "--new-id", type=names.VE_OR_NONE, default="", help="The VE's id on the target, if it is to be another."
@@ -124,6 +129,7 @@ def policy_of(given: dict[str, Any]) -> Policy:
         at.astimezone().timestamp() if at is not None else 0.0,
         given["keep_source"],
         None if given["memory"] == "auto" else MemoryMethod(given["memory"]),
+        not given["no_compress"],
     )
 
 
