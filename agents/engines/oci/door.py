@@ -81,9 +81,10 @@ class Door:
     """One order of one runtime."""
 
     def __init__(self, settings: Settings, runtime: socket.socket, number: int) -> None:
-        self._settings, self._number, self._said, self._entered = settings, number, b"", False
+        self._settings, self._number, self._entered = settings, number, False
         self._parent = _high(os.pidfd_open(os.getppid()))
         self._pipe = _high(os.open(settings["pipe"], os.O_RDONLY | os.O_NONBLOCK))
+        self._said = self._first_words()
         self._runtime = socket.socket(fileno=_high(runtime.detach()))
         self._order = self._runtime.recv(MESSAGE_BYTES)
         # runc has put us into the VE's cgroup by now; while nothing of the VE is there, nobody is in it.
@@ -93,6 +94,16 @@ class Door:
         self._ours = socket.socket(fileno=_high(ours.detach()))
         self._criu = self._start(_high(theirs.detach()))
         self._criu_ends = _high(os.pidfd_open(self._criu))
+
+    def _first_words(self) -> bytes:
+        """What the agent has said already. One that ended before we opened the pipe, no poll would ever tell of."""
+        try:
+            said = os.read(self._pipe, MESSAGE_BYTES)
+        except BlockingIOError:
+            return b""
+        if not said:
+            os._exit(1)
+        return said
 
     def _stay_outside(self) -> None:
         if outside := self._settings["outside"]:

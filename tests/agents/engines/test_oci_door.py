@@ -182,6 +182,16 @@ def test_nobody_is_left_behind(runtime: Runtime, who: str) -> None:
     assert runtime.process.wait(LIMIT_S) != 0
 
 
+def test_an_agent_that_ended_before_is_noticed(runtime: Runtime) -> None:
+    """The runtime outlived its agent before it came to CRIU: the door does not begin to wait."""
+    runtime.let_go()
+
+    runtime.socket.send(DUMP)
+
+    assert runtime.process.wait(LIMIT_S) != 0
+    assert not runtime.ready.exists()
+
+
 def test_nobody_is_left_behind_a_killed_runtime(tmp_path: Path) -> None:
     """While it waits, the end of the runtime is the end of the door and of CRIU."""
     ours, theirs = os.pipe()
