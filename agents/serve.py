@@ -125,7 +125,7 @@ class Daemon:
                 return await self._power(request)
             case PreCopy():
                 await self.keeper(request.ve)
-                self._works[request.ve].listener = tell
+                self._works[request.ve].leaving.listener = tell
                 return await self._order(request)
             case Vet():
                 coming = Coming(request.facts, request.ve, request.mode, request.names)
@@ -155,8 +155,8 @@ class Daemon:
         record = self.records.read(request.ve)
         keeper = await self.keeper(request.ve, record.engine)
         if record.claim is Claim.ARRIVING and record.migration == request.migration and not record.image_complete:
-            works = self._works[request.ve]
-            await (works.hold_ahead(request) if isinstance(request, PeerExpect) else works.hold_soon())
+            arriving = self._works[request.ve].arriving
+            await (arriving.hold_ahead(request) if isinstance(request, PeerExpect) else arriving.hold_soon())
         return await keeper.standing()
 
     async def _deliver(self, request: PeerFrames) -> Reply:

@@ -4,7 +4,6 @@ Rule: frozen means cgroup-frozen, on both sides: a source's copy and a target's 
 need no process of ours to stay stopped, and go on by one write.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -14,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import trio
-from pyroute2 import NetlinkError
 
-from agents import places, remarks, shell
-from agents.engines.oci import criu, custody, facts, fitness, guard, mounts, repairs, sockets, tools, waiting
+from agents import remarks, shell
+from agents.engines.oci import custody, facts, fitness, leftovers, sockets, tools, waiting
 from agents.engines.oci.bundle import BUNDLES, Bundle, all_bundles
 from agents.engines.oci.cgroup import Group
-from agents.engines.oci.runtime import RUNTIMES, Runtime, last_words
-from agents.engines.oci.waiting import Call, Waiting
+from agents.engines.oci.checkpoints import Checkpoints
+from agents.engines.oci.leftovers import CRIU_ROOT, work_of
+from agents.engines.oci.runtime import last_words
 from agents.engines.port import Coming, Covers, Dump, Hold, MemoryAccess, Start, Tree
 from agents.network import announce, capture, links, settings
 from agents.network.capture import Capture
@@ -32,13 +31,8 @@ from migrator.wire.faults import FaultCode, fault_error
 START_LIMIT_S = 60.0
 GRACE_S = 10.0
 """How long the first process of a VE that listens for SIGTERM may take to end everything in order."""
-CRIU_LIMIT_S = 600.0
 UNFINISHED = "dump.unfinished"
 """In the work directory while CRIU dumps: what the processes held before, for one that is ended with them in its hands."""
-CRIU_ROOT = "/criu-root"
-"""Where crun mounts the root for CRIU, in the bundle: a restore that waits on the target has it there while files arrive."""
-NEIGHBOURS = "neighbours.json"
-"""Beside CRIU's images: what the VE knows of hardware addresses. Without it, it has to ask."""
 
 
 class OciEngine:
@@ -50,8 +44,7 @@ class OciEngine:
 
     def __init__(self) -> None:
         self._captures: dict[str, Capture] = {}
-        self._ahead: dict[str, Waiting] = {}
-        """Runtimes that were started ahead, by VE."""
+        self._checkpoints = Checkpoints()
 
     async def probe(self) -> tuple[Sequence[ToolFact], Sequence[str]]:
         """criu, crun, runc, rsync and the kernel's cgroups, with what is wrong with each and how to get a usable one."""
@@ -74,19 +67,19 @@ class OciEngine:
 
     async def look(self, ve: str) -> VeState:
         """From the cgroup; a bundle without processes is stopped."""
-        group, ahead = Group(ve), self._ahead.get(ve)
-        if group.populated and not (ahead is not None and ahead.entered):
+        group = Group(ve)
+        if group.populated and not self._checkpoints.entered(ve):
             return VeState.FROZEN if group.frozen else VeState.RUNNING
         return VeState.STOPPED if Bundle(ve).path.is_dir() else VeState.ABSENT
 
     async def start(self, ve: str) -> None:
         """Network, cgroup, then the runtime."""
-        bundle, group, work = Bundle(ve), Group(ve), _work(ve)
+        bundle, group, work = Bundle(ve), Group(ve), work_of(ve)
         if group.populated:
             return
         if not bundle.config:
             raise fault_error(FaultCode.UNKNOWN_VE, f"there is no bundle {bundle.path}", step="start")
-        await self._forget(ve)
+        await leftovers.forget(ve)
         interfaces = bundle.interfaces()
         links.make(ve, interfaces)
         links.join(interfaces)
@@ -107,7 +100,7 @@ class OciEngine:
         await self.end_ahead(ve)
         await Group(ve).end()
         self._drop_capture(ve)
-        await self._forget(ve)
+        await leftovers.forget(ve)
         links.remove(ve, Bundle(ve).interfaces())
 
     # --- source ---------------------------------------------------------------------------------
@@ -166,7 +159,7 @@ class OciEngine:
     @staticmethod
     async def _mend(ve: str) -> Sequence[custody.Leftover]:
         """What a killed CRIU has changed is put back, while all stand still; what is left for afterwards."""
-        group, noted = Group(ve), _work(ve) / UNFINISHED
+        group, noted = Group(ve), work_of(ve) / UNFINISHED
         await group.free()
         if not noted.exists():
             return ()
@@ -195,73 +188,27 @@ class OciEngine:
 
     async def dump(self, ve: str, images: Path) -> Dump:
         """All of it into the images."""
-        await self.dump_ahead(ve, images, waiting.start)
+        await self._checkpoints.dump_ahead(ve, images, waiting.start)
         await self.note_frozen(ve)
         return await self.dump_covered(ve, images, ())
 
     async def dump_ahead(self, ve: str, images: Path, start: Start) -> None:
         """The runtime's checkpoint, up to CRIU's work."""
-        bundle, work = Bundle(ve), _work(ve)
-        call = criu.dump_call(bundle.runtime, ve, work, images)
-        if self._waits(ve, call) and images.is_dir():
-            return
-        await self.end_ahead(ve)
-        shutil.rmtree(images, ignore_errors=True)
-        images.mkdir(parents=True, mode=0o700)
-        (work / "dump.log").unlink(missing_ok=True)
-        await self._begin(ve, call, start)
+        await self._checkpoints.dump_ahead(ve, images, start)
 
     async def note_frozen(self, ve: str) -> None:
         """For the case that CRIU is killed with the VE in its hands."""
-        await trio.to_thread.run_sync(custody.note, Group(ve).processes(), _work(ve) / UNFINISHED)
+        await trio.to_thread.run_sync(custody.note, Group(ve).processes(), work_of(ve) / UNFINISHED)
 
     async def dump_covered(self, ve: str, images: Path, covers: Covers) -> Dump:
         """CRIU finds the cgroup frozen, thaws it for its own work with every task stopped, and freezes it again."""
-        group, work, ahead = Group(ve), _work(ve), self._ahead.pop(ve)
-        try:
-            if not group.frozen:
-                raise fault_error(FaultCode.CONFLICT, f"{ve} is not frozen", step="dump")
-            with guard.watched(group):
-                await self._checkpoint(ve, images, ahead, covers)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await ahead.end()
-                await self._as_before_dump(group)
-            raise
-        (work / UNFINISHED).unlink()
-        return Dump(criu.duration_s(work / "dump.log"), sum(path.stat().st_size for path in images.iterdir()))
-
-    async def _checkpoint(self, ve: str, images: Path, ahead: Waiting, covers: Covers) -> None:
-        work = _work(ve)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.to_thread.run_sync, _note_neighbours, ve, images)
-            ran = await ahead.go(covers, limit_s=CRIU_LIMIT_S)
-        if not ran.ok:
-            log = criu.read(work / "dump.log") or last_words(ran, Bundle(ve).runtime.log(work))
-            raise failed(ran, "dump", log)
-        repairs.repair(images)
-        if not Group(ve).frozen:
-            raise fault_error(FaultCode.TOOL_FAILED, f"{ve} was not frozen after the dump", step="dump", tool="criu")
-
-    async def _begin(self, ve: str, call: Call, start: Start) -> None:
-        """One that does not come to wait has failed; who lets it go on hears of it."""
-        self._ahead[ve] = await Waiting.begin(call, _work(ve) / "door", start)
-        await self._ahead[ve].ready()
-
-    def _waits(self, ve: str, call: Call) -> bool:
-        return ve in self._ahead and self._ahead[ve].fits(call)
+        dump = await self._checkpoints.dump(ve, images, covers)
+        (work_of(ve) / UNFINISHED).unlink()
+        return dump
 
     async def end_ahead(self, ve: str) -> None:
         """The runtime that waits, and with it its CRIU."""
-        if (ahead := self._ahead.pop(ve, None)) is not None:
-            await ahead.end()
-
-    @staticmethod
-    async def _as_before_dump(group: Group) -> None:
-        """A CRIU that failed or was ended may have let the processes go: off the network they do no harm, but stop."""
-        if group.populated:
-            await group.free()
-            await group.freeze()
+        await self._checkpoints.end(ve)
 
     async def discard(self, ve: str) -> None:
         """cgroup.kill ends frozen processes where they stand."""
@@ -275,7 +222,7 @@ class OciEngine:
 
     async def _remove(self, ve: str) -> None:
         await self._end(ve)
-        shutil.rmtree(_work(ve), ignore_errors=True)
+        shutil.rmtree(work_of(ve), ignore_errors=True)
         await trio.to_thread.run_sync(lambda: shutil.rmtree(Bundle(ve).path, ignore_errors=True))
         Bundle(ve).mark(arriving=False)
 
@@ -311,59 +258,25 @@ class OciEngine:
 
     def memory(self, ve: str) -> MemoryAccess:
         """Its cgroup, and the work directory of its CRIU."""
-        _work(ve).mkdir(parents=True, exist_ok=True)
-        return MemoryAccess(Group(ve).path, _work(ve))
+        work_of(ve).mkdir(parents=True, exist_ok=True)
+        return MemoryAccess(Group(ve).path, work_of(ve))
 
     async def hold(self, ve: str, images: Path) -> Hold:
         """From complete images."""
-        return await self._hold(ve, images, lazily=False)
+        return await self._checkpoints.hold(ve, images, lazily=False)
 
     async def hold_ahead(self, ve: str, images: Path) -> None:
         """The runtime's restore, up to CRIU's work."""
         if Bundle(ve).arriving.exists() and Bundle(ve).config and not Group(ve).populated:
-            await self._ready_hold(ve, images, lazily=True)
+            await self._checkpoints.hold_ahead(ve, images, lazily=True)
 
     async def hold_soon(self, ve: str) -> None:
         """The CRIU that waits enters the cgroup."""
-        if (ahead := self._ahead.get(ve)) is not None and ahead.call.group and ahead.alive:
-            ahead.enter()
+        self._checkpoints.enter(ve)
 
     async def hold_lazily(self, ve: str, images: Path) -> Hold:
         """By CRIU's option lazy-pages."""
-        return await self._hold(ve, images, lazily=True)
-
-    async def _ready_hold(self, ve: str, images: Path, *, lazily: bool) -> None:
-        """A restore waits for the word: the one started ahead, if it is what would be started now."""
-        bundle, group, work = Bundle(ve), Group(ve), _work(ve)
-        call = criu.hold_call(bundle, work, images, lazily=lazily)
-        if self._waits(ve, call):
-            return
-        await self.end_ahead(ve)
-        await self._forget(ve)
-        if not links.complete(ve, bundle.interfaces()):
-            links.make(ve, bundle.interfaces())
-        group.make()
-        (work / "restore.log").unlink(missing_ok=True)
-        await self._begin(ve, call, waiting.start)
-
-    async def _hold(self, ve: str, images: Path, *, lazily: bool) -> Hold:
-        """Restore with CRIU's last step before letting go replaced by a freeze."""
-        bundle, group, work = Bundle(ve), Group(ve), _work(ve)
-        if group.populated and group.frozen:
-            return Hold(0.0)
-        await self._ready_hold(ve, images, lazily=lazily)
-        ahead = self._ahead.pop(ve)
-        group.make()  # a runc that has failed meanwhile has removed it
-        group.thaw()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.to_thread.run_sync, _introduce, ve, images)
-            ran = await ahead.go((), limit_s=CRIU_LIMIT_S)
-        if not ran.ok or not group.frozen:
-            log = criu.read(work / "restore.log") or last_words(ran, bundle.runtime.log(work))
-            await group.end()
-            await self._forget(ve)
-            raise failed(ran, "restore", log)
-        return Hold(criu.duration_s(work / "restore.log"))
+        return await self._checkpoints.hold(ve, images, lazily=True)
 
     async def run(self, ve: str) -> None:
         """On its bridges, then running."""
@@ -383,28 +296,6 @@ class OciEngine:
         if Bundle(ve).arriving.exists():
             await self._remove(ve)
 
-    async def _forget(self, ve: str) -> None:
-        """What the runtimes still remember of a VE without processes; either, since nobody knows what was here before.
-
-        Mounts first: a killed restore leaves the VE's root mounted in its runtime's state, and whoever removes that
-        (`runc delete -f` as well) would remove the VE's files.
-        """
-        runtimes = [Runtime(name) for name in RUNTIMES]
-        for left in (_criu_root(ve), _work(ve), *(each.state(ve) for each in runtimes)):
-            mounts.detach(left)
-        mounts.forget_criu_roots()
-        for each in runtimes:
-            await each.forget(ve)
-        shutil.rmtree(_criu_root(ve), ignore_errors=True)
-
-
-def _criu_root(ve: str) -> Path:
-    return Bundle(ve).path / CRIU_ROOT[1:]
-
-
-def _work(ve: str) -> Path:
-    return places.RUN / "work" / ve
-
 
 async def _set_network(coming: Coming) -> None:
     """What the running VE has set in its network; one that starts anew sets it itself."""
@@ -412,17 +303,6 @@ async def _set_network(coming: Coming) -> None:
     await trio.to_thread.run_sync(settings.apply, coming.ve, described.get("sysctls", {}))
     if rules := described.get("rules"):
         await settings.set_rules(coming.ve, rules)
-
-
-def _note_neighbours(ve: str, images: Path) -> None:
-    with contextlib.suppress(NetlinkError, OSError):
-        known = links.neighbours(ve, Bundle(ve).interfaces())
-        (images / NEIGHBOURS).write_text(json.dumps(known))
-
-
-def _introduce(ve: str, images: Path) -> None:
-    with contextlib.suppress(NetlinkError, OSError):
-        links.introduce(ve, json.loads((images / NEIGHBOURS).read_text()))
 
 
 async def _ask_to_end(group: Group) -> None:

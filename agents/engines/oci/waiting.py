@@ -66,7 +66,7 @@ class Waiting:
 
     @classmethod
     async def begin(cls, call: Call, directory: Path, start: Start) -> "Waiting":
-        """Start the runtime by `start`; `directory` is for the door's files. Raises FileNotFoundError: no such runtime."""
+        """Start the runtime by `start`; `directory` is for the door's files. Raises FaultError: there is no such runtime."""
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         pipe_path, ready = directory / "pipe", directory / "ready"
@@ -84,6 +84,10 @@ class Waiting:
             (directory / "settings.json").write_text(json.dumps(settings))
             environment = {"CRIU_CONFIG_FILE": str(call.config), "PATH": f"{_door(directory)}:{SYSTEM_PATH}"}
             return cls(call, await start(call.argv, environment, call.cwd), pipe, ready)
+        except FileNotFoundError as error:
+            os.close(pipe)
+            tool = call.argv[0]
+            raise fault_error(FaultCode.TOOL_FAILED, f"{tool} is not found", step="start it", tool=tool) from error
         except BaseException:
             os.close(pipe)
             raise

@@ -1,0 +1,368 @@
+"""Does the acts of one VE at its source: engine, files, memory, images, the key, and the talk with the other agent.
+
+Rule: this file knows how, never whether; what is opened for a migration is closed when it is over or undone.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from agents import places
+from agents.blackout import Blackout
+from agents.engines.port import Dump, Engine, PagesApart, Tree
+from agents.handover.vocabulary import Act, PeerOrder
+from agents.peer import Peer
+from agents.transfer import channel
+from agents.transfer.channel import Channel
+from agents.transfer.file_copy import FileCopy
+from agents.transfer.image_sending import ImageSender
+from agents.transfer.memory import moving
+from agents.transfer.memory.handles import NotSendable
+from agents.transfer.memory.moving import LeavingMemory
+from agents.transfer.memory.port import RoundStats
+from migrator.wire.facts import Claim, MemoryMethod, Mode, Record, Standing, VeState
+from migrator.wire.faults import FaultCode, FaultError, fault_error
+from migrator.wire.messages import (
+    Copied,
+    Departing,
+    HandedOver,
+    PeerAsk,
+    PeerDrop,
+    PeerExpect,
+    PeerFrames,
+    PeerGive,
+    PeerHolds,
+    PeerRestore,
+    PeerRuns,
+    PeerSoon,
+    PreCopy,
+    Progress,
+    Reply,
+    Stands,
+)
+
+PEER_PARTS: dict[type[PeerOrder], str] = {
+    PeerRestore: "restore and hold",
+    PeerGive: "give and run",
+    PeerAsk: "ask the target",
+    PeerDrop: "tell the target to drop",
+}
+"""What the report calls the time spent waiting for the other agent."""
+IN_BLACKOUT = frozenset({Act.FREEZE, Act.DUMP, Act.SEND})
+BROKE = "the line to the target broke while files and memory were copied; copying went on with the files that had come"
+RESUME_AFTER_S = 2.0
+"""So long a line that broke gets before it is used again."""
+SOON_LIMIT_S = 0.5
+"""Longer than a dump of a small VE takes, and no reason to wait when the target does not answer."""
+
+
+class Leaving:
+    """The acts at the source of one VE."""
+
+    def __init__(self, ve: str, engine: Engine) -> None:
+        self._ve, self._engine = ve, engine
+        self._channel: Channel | None = None
+        self._peer: Peer | None = None
+        self._files: FileCopy | None = None
+        self._memory: LeavingMemory | None = None
+        self._images: ImageSender | None = None
+        self._blackout = Blackout()
+        self._broken = False
+        """A round has not come to its end: what it used may have ended."""
+        self.round: PreCopy | None = None
+        """The order that the next act `copy` obeys."""
+        self.listener: Callable[[Progress], None] = lambda _: None
+        """Who wants to hear how a round gets on."""
+
+    async def act(self, act: Act, record: Record) -> Reply | dict[str, str] | None:
+        """Carry out one act. Raises FaultError."""
+        began_s = trio.current_time()
+        if act is Act.FREEZE:
+            self._blackout = Blackout(began_s)
+        result = await self._do(act, record)
+        if act in IN_BLACKOUT:
+            self._blackout.parts_s[str(act)] = trio.current_time() - began_s
+        return result
+
+    async def _do(self, act: Act, record: Record) -> Reply | dict[str, str] | None:
+        engine, ve, migration = self._engine, self._ve, record.migration
+        match act:
+            case Act.PREPARE:
+                if isinstance(engine, PagesApart):
+                    await moving.complete(engine, ve)
+                await engine.fence(ve)
+                return Departing(await channel.make_key(migration))
+            case Act.UNPREPARE:
+                await engine.unfence(ve)
+                await self._close(migration)
+            case Act.COPY:
+                assert self.round is not None
+                return await self._copy(self.round, record)
+            case Act.FREEZE:
+                await self._freeze(record)
+            case Act.DUMP:
+                await self._dump(record)
+            case Act.SEND:
+                return await self._send(record)
+            case Act.THAW:
+                await self._thaw(record)
+            case Act.DISCARD:
+                await engine.discard(ve)
+                await self._close_memory()
+            case Act.DESTROY:
+                if not record.keep:
+                    await engine.destroy(ve)
+                await self._close(migration)
+            case _:
+                raise ValueError(f"{act} is no act of a source")
+        return None
+
+    async def _copy(self, order: PreCopy, record: Record) -> Copied:
+        """One round while the VE runs. The first opens the channel and greets the other agent; after any of them what takes the
+        images is ready on the target."""
+        began_s = trio.current_time()
+        anew, self._broken = self._broken, True
+        if anew:
+            await trio.sleep(RESUME_AFTER_S)
+        if anew or self._files is None or order.round == 1:
+            await self._open(order)
+        await self._peer_of(order.migration).greet()
+        memory: list[RoundStats | None] = []
+
+        async def memory_round() -> None:
+            assert self._memory is not None
+            share = order.bandwidth_bytes_per_s // 2
+            memory.append(await self._memory.round(share, self._tell_memory))
+
+        async with trio.open_nursery() as nursery:
+            if self._memory is not None:
+                nursery.start_soon(memory_round)
+            sent = await self._file_round(order)
+            files_s = trio.current_time() - began_s
+            if self._memory is not None and order.bandwidth_bytes_per_s:
+                await self._memory.limit(order.bandwidth_bytes_per_s)
+        self._broken = False
+        copied = Copied(order.round, trio.current_time() - began_s, sent, files_s, anew=anew)
+        if record.mode is Mode.LIVE:
+            self._image_sender().wait()
+            await self._ahead(record)
+        return self._with_memory(copied, memory[0] if memory else None)
+
+    async def _ahead(self, record: Record) -> None:
+        """What dumps the VE, and at the target what restores it, is started now and waits: in the blackout it would take longer
+        than its work. If it cannot, it is started there, and its errors are heard there."""
+        if self._memory is None or self._memory.method is MemoryMethod.DUMP:
+            return
+        images, its_name = places.images(record.migration), record.peer_ve or record.ve
+        with contextlib.suppress(FaultError, NotSendable, OSError):
+            await self._memory.ahead(images)
+            early = {path.name: path.read_bytes() for path in images.iterdir()}
+            await self._peer_of(record.migration).ask(PeerExpect(record.migration, its_name, early))
+
+    def _tell_memory(self, done_bytes: int, total_bytes: int) -> None:
+        self.listener(Progress("memory", done_bytes, max(done_bytes, total_bytes)))
+
+    async def _open(self, order: PreCopy) -> None:
+        """The channel, and what copies over it; anew, whatever there was."""
+        await self._close_files()
+        await self._close_memory()
+        self._close_images()
+        await self._close_channel()
+        self._channel = channel.open_to(order.migration, order.address, order.port, order.host_keys)
+        self._files = FileCopy(self._channel, self._engine.trees(self._ve), order.places)
+        ahead = order.memory_method is not MemoryMethod.DUMP
+        if ahead and isinstance(self._engine, PagesApart) and await self._engine.look(self._ve) is VeState.RUNNING:
+            self._memory = LeavingMemory(
+                self._engine,
+                self._ve,
+                self._channel,
+                order.memory_method,
+                order.compare_bytes,
+                compress=order.compress,
+            )
+
+    async def _file_round(self, order: PreCopy) -> int:
+        assert self._files is not None
+        total = await trio.to_thread.run_sync(_disk_bytes, self._files.trees) if order.round == 1 else 0
+        limit = order.bandwidth_bytes_per_s // (2 if self._memory is not None else 1)
+        return await self._files.round(
+            bandwidth_bytes_per_s=limit,
+            moved=lambda done, rate: self.listener(Progress("files", done, max(total, done), rate)),
+        )
+
+    def _with_memory(self, copied: Copied, memory: RoundStats | None) -> Copied:
+        assert self._files is not None
+        why_not = (self._memory.why_not,) if self._memory is not None and self._memory.why_not else ()
+        broke = (BROKE,) if copied.anew else ()
+        copied = replace(copied, notes=(*broke, *self._files.notes, *(memory.notes if memory else ()), *why_not))
+        if memory is None or self._memory is None:
+            return copied
+        rate = memory.dirty_bytes_per_s
+        return replace(
+            copied,
+            memory_bytes=memory.wire_bytes,
+            memory_s=memory.duration_s,
+            dirty_bytes_per_s=-1.0 if rate is None else rate,
+            memory_method=self._memory.method,
+        )
+
+    async def _freeze(self, record: Record) -> None:
+        if record.mode is Mode.LIVE:
+            await self._engine.freeze(self._ve)
+        elif record.rest is VeState.RUNNING:
+            await self._engine.stop(self._ve)
+
+    async def _thaw(self, record: Record) -> None:
+        if record.rest is not VeState.RUNNING:
+            return
+        if await self._engine.look(self._ve) is VeState.STOPPED:
+            await self._engine.start(self._ve)
+        else:
+            await self._engine.thaw(self._ve)
+
+    async def _dump(self, record: Record) -> None:
+        """The dump and the last file pass side by side: no process runs, neither disturbs the other."""
+        await self._engine.note(self._ve)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._last_pass)
+            if record.mode is Mode.LIVE:
+                nursery.start_soon(self._tell_soon, record)
+                dump = await self._checkpoint(places.images(record.migration))
+                self._blackout.parts_s["criu dump"] = dump.criu_s
+                self._blackout.criu_s += dump.criu_s
+                self._blackout.image_bytes = dump.bytes
+
+    async def _tell_soon(self, record: Record) -> None:
+        with contextlib.suppress(FaultError), trio.move_on_after(SOON_LIMIT_S):
+            await self._peer_of(record.migration).ask(PeerSoon(record.migration, record.peer_ve or record.ve))
+
+    async def _checkpoint(self, directory: Path) -> Dump:
+        """With the rest of the memory beside it, where that was sent ahead."""
+        began_s = trio.current_time()
+        if self._memory is not None and self._memory.method is not MemoryMethod.DUMP:
+            dump, parts = await self._memory.dump(directory)
+            self._blackout.parts_s |= parts.parts_s
+            self._blackout.memory_bytes = parts.bytes
+            return dump
+        dump = await self._engine.dump(self._ve, directory)
+        self._blackout.parts_s["checkpoint"] = trio.current_time() - began_s
+        return dump
+
+    async def _last_pass(self) -> None:
+        began_s = trio.current_time()
+        assert self._files is not None
+        self._blackout.file_bytes = await self._files.last(self._engine.pids(self._ve))
+        self._blackout.parts_s["last file pass"] = trio.current_time() - began_s
+
+    async def _send(self, record: Record) -> dict[str, str]:
+        if record.mode is not Mode.LIVE:
+            return {}
+        directory = places.images(record.migration)
+        manifest = await self._image_sender().send(directory)
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+        return manifest
+
+    def _image_sender(self) -> ImageSender:
+        assert self._channel is not None
+        self._images = self._images or ImageSender(self._channel.ssh("images"))
+        return self._images
+
+    async def tell_peer(self, message: PeerOrder) -> Reply:
+        """Ask the other agent. Raises FaultError(PEER_LOST) when it does not answer."""
+        began_s = trio.current_time()
+        reply = await self._peer_of(message.migration).ask(message)
+        self._blackout.parts_s[PEER_PARTS[type(message)]] = trio.current_time() - began_s
+        if isinstance(reply, PeerHolds):
+            self._blackout.parts_s["criu restore"] = reply.criu_restore_s
+            self._blackout.criu_s += reply.criu_restore_s
+        if isinstance(reply, PeerRuns):
+            self._blackout.ended_s = trio.current_time() - reply.run_to_reply_s
+        if _runs_there(reply, message.migration):
+            await self._bring_frames(message)
+        return reply
+
+    async def _bring_frames(self, given: PeerOrder) -> None:
+        """What clients sent in the blackout; they would send it again, but later."""
+        if frames := await self._engine.missed(self._ve):
+            with contextlib.suppress(FaultError):
+                message = PeerFrames(given.migration, given.ve, tuple(frames))
+                await self._peer_of(given.migration).ask(message)
+
+    def measured(self) -> HandedOver:
+        """What the blackout was made of; called when the target has said that the VE runs."""
+        return self._blackout.handed_over()
+
+    def _peer_of(self, migration: str) -> Peer:
+        self._channel = self._channel or channel.known(migration)
+        if self._channel is None:
+            raise fault_error(FaultCode.PEER_LOST, "no channel to the target is known", step="talk")
+        self._peer = self._peer or Peer(self._channel)
+        return self._peer
+
+    def _close_images(self) -> None:
+        if self._images is not None:
+            self._images.end()
+            self._images = None
+
+    async def _close_files(self) -> None:
+        if self._files is not None:
+            await self._files.close()
+            self._files = None
+
+    async def _close_memory(self) -> None:
+        if self._memory is not None:
+            await self._memory.close()
+            self._memory = None
+
+    async def _close_channel(self) -> None:
+        if self._peer is not None:
+            await self._peer.close()
+            self._peer = None
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    async def _close(self, migration: str) -> None:
+        await self._close_files()
+        await self._close_memory()
+        self._close_images()
+        # An earlier process of this agent may have opened it.
+        self._channel = self._channel or channel.known(migration)
+        await self._close_channel()
+        self._broken = False
+        moving.forget(migration)
+        channel.remove_key(migration)
+        shutil.rmtree(places.images(migration), ignore_errors=True)
+
+
+def _runs_there(reply: Reply, migration: str) -> bool:
+    """Whether the target says that it lets the VE run: the answer to a gift, or, where that was lost, to a question."""
+    match reply:
+        case PeerRuns():
+            return True
+        case Stands(
+            standing=Standing(record=Record(claim=Claim.OWNER) as record, state=VeState.RUNNING, working=False)
+        ):
+            return record.migration == migration
+        case _:
+            return False
+
+
+def _disk_bytes(trees: Sequence[Tree]) -> int:
+    """What the trees hold, for the progress of the first round; a file with several names counts once."""
+    seen: set[int] = set()
+    total = 0
+    for tree in trees:
+        for directory, _, names in os.walk(tree.path):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    status = os.lstat(os.path.join(directory, name))
+                    total += 0 if status.st_ino in seen else status.st_size
+                    if status.st_nlink > 1:
+                        seen.add(status.st_ino)
+    return total
