@@ -30,6 +30,8 @@ class Arriving:
         """Held while what restores the VE is started ahead, and by what ends it."""
         self.reservation: Reserve | None = None
         """The order that the act `accept` obeys."""
+        self.held = False
+        """Its processes were here, and none ran, when it was looked at last."""
         self.manifest: dict[str, str] = {}
         """What the images are to be that the act `hold` restores."""
 
@@ -50,6 +52,7 @@ class Arriving:
                 await self._announce(record)
             case Act.DROP:
                 async with self._ahead_turn:
+                    self.held = False
                     await engine.drop(ve)
                 await ComingMemory(migration).end()
                 _forget_images(migration)
@@ -66,7 +69,7 @@ class Arriving:
         return None
 
     async def _accept(self) -> Reserved:
-        order = self.reservation
+        order, self.held = self.reservation, False
         assert order is not None
         ve = order.ve or order.facts.ve
         trees = await self._engine.accept(Coming(order.facts, ve, order.mode, order.names))
@@ -104,13 +107,20 @@ class Arriving:
             hold = await ComingMemory(record.migration).hold(self._engine, self._ve, directory)
         else:
             hold = await self._engine.hold(self._ve, directory)
+        self.held = True
         return PeerHolds(trio.current_time() - began_s, hold.criu_s)
 
     async def _run(self, record: Record) -> None:
         if await self._engine.look(self._ve) is VeState.FROZEN:
             await self._engine.run(self._ve)
+        elif self.held:
+            # The source has it yet, memory and all: to start it from its disk would throw that away. Asked again, by a controller
+            # that knows better, it is started.
+            self.held = False
+            raise fault_error(FaultCode.CONFLICT, f"processes of {self._ve} ended while it was held here", step="run")
         elif record.rest is VeState.RUNNING:
             await self._engine.start(self._ve)
+        self.held = False
 
     async def _halt(self, record: Record) -> None:
         state = await self._engine.look(self._ve)

@@ -23,7 +23,9 @@ class VeWorks:
 
     async def look(self) -> VeState:
         """The state now."""
-        return await self._engine.look(self._ve)
+        state = await self._engine.look(self._ve)
+        self.arriving.held = self.arriving.held or state is VeState.FROZEN
+        return state
 
     async def act(self, act: Act, record: Record) -> Reply | dict[str, str] | None:
         """Carry out one act. Raises FaultError."""

@@ -57,9 +57,11 @@ class Process:
 
 
 def processes(host: Host) -> list[Process]:
-    """Every process of a host but those that VEs are made of; CRIU counts as a tool wherever it works."""
+    """Every process of a host but those that VEs are made of; CRIU counts as a tool wherever it works, and what it restores
+    counts to the VE, although it is called as CRIU is until it is done."""
     found = [each for pid in groups.processes(host.group) if (each := _process(pid)) is not None]
-    return [each for each in found if each.name == "criu" or not _in_ve(host, each.pid)]
+    depth = _depth(host.pid)
+    return [each for each in found if not _in_ve(host, each.pid) or (each.name == "criu" and _depth(each.pid) == depth)]
 
 
 def _process(pid: int) -> Process | None:
@@ -69,6 +71,14 @@ def _process(pid: int) -> Process | None:
         return None
     since = groups.started(pid)
     return Process(pid, since, words) if words and since else None
+
+
+def _depth(pid: int) -> int:
+    """In how many PID namespaces a process is; 0: it has gone."""
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{pid}/status").read_text()
+        return next((len(line.split()) - 1 for line in text.splitlines() if line.startswith("NSpid:")), 0)
+    return 0
 
 
 def _in_ve(host: Host, pid: int) -> bool:

@@ -129,7 +129,7 @@ class Checkpoints:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, _introduce, ve, images)
             ran = await ahead.go((), limit_s=CRIU_LIMIT_S)
-        if not ran.ok or not group.frozen:
+        if not (ran.ok and group.populated and group.frozen):  # a group without processes is frozen too
             log = criu.read(work / "restore.log") or last_words(ran, bundle.runtime.log(work))
             await group.end()
             await leftovers.forget(ve)
