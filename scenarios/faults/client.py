@@ -7,6 +7,7 @@ answer is one line of JSON.
 """
 
 import contextlib
+import io
 import json
 import os
 import select
@@ -23,6 +24,8 @@ PAUSE_S = 0.002
 DIAL_LIMIT_S = 1.0
 DIAL_AGAIN_S = 0.05
 ANSWER_LIMIT_S = 60.0
+ORDERS = io.FileIO(0, closefd=False)
+"""Standard input without a buffer: of two orders at once, the second is still seen by `select`."""
 
 
 @dataclass(slots=True)
@@ -68,7 +71,7 @@ class Client:
             self.beats.note(self.heard.recv(512).decode(errors="replace"))
         if self.connection and self.connection.socket in ready:
             self._read(self.connection)
-        return sys.stdin.readline().strip() if 0 in ready else ""
+        return ORDERS.readline().decode().strip() if 0 in ready else ""
 
     def _write(self, connection: Connection) -> None:
         number = self.account.acknowledged
