@@ -168,7 +168,7 @@ class Door:
         self._relay()
         status = self._ended()
         if status and on_failure:
-            # What a CRIU that failed has let go of must not get far; only then does the runtime hear of the end.
+            # What a CRIU that failed has let go of must not get far.
             with contextlib.suppress(OSError), open(on_failure, "w") as freezer:
                 freezer.write("1")
         return status
