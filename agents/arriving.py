@@ -11,7 +11,7 @@ import trio
 from agents import places
 from agents.engines.port import Coming, Engine, PagesApart
 from agents.handover.vocabulary import Act
-from agents.transfer import channel, images
+from agents.transfer import channel, images, receivers
 from agents.transfer.memory import moving
 from agents.transfer.memory.moving import ComingMemory
 from migrator.wire.facts import Mode, Record, VeState
@@ -53,6 +53,8 @@ class Arriving:
             case Act.DROP:
                 async with self._ahead_turn:
                     self.held = False
+                    places.forbid(migration)
+                    await self.end_receivers(migration)
                     await engine.drop(ve)
                 await ComingMemory(migration).end()
                 _forget_images(migration)
@@ -62,6 +64,8 @@ class Arriving:
                 await ComingMemory(migration).filled()
                 await ComingMemory(migration).end()
                 await engine.unfence(ve)
+                places.forbid(migration)
+                await self.end_receivers(migration)
                 _forget_images(migration)
                 channel.forbid(migration)
             case _:
@@ -79,6 +83,14 @@ class Arriving:
         gate = ("python3", "-I", sys.argv[0], "gate", order.migration)
         channel.permit(order.migration, order.public_key, order.key_expires_unix_s, gate)
         return Reserved(channel.host_keys(), {tree.name: str(tree.path) for tree in trees})
+
+    @staticmethod
+    async def end_receivers(migration: str) -> None:
+        """Nobody writes files or images for this migration any more. Raises FaultError."""
+        try:
+            await trio.to_thread.run_sync(receivers.end, migration)
+        except TimeoutError as error:
+            raise fault_error(FaultCode.TOOL_FAILED, str(error), step="end receivers", tool="rsync") from error
 
     async def hold_ahead(self, message: PeerExpect) -> None:
         """What will restore the VE is started, and waits. Raises FaultError."""
@@ -138,5 +150,4 @@ class Arriving:
 
 
 def _forget_images(migration: str) -> None:
-    places.forbid(migration)
     shutil.rmtree(places.images(migration), ignore_errors=True)

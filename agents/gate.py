@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 
 from agents import bridge, places
-from agents.transfer import images
+from agents.transfer import images, receivers
 
 REFUSED = 77
 PERMITTED_OPTIONS = frozenset(
@@ -35,14 +35,23 @@ def main(migration: str) -> None:
     words = shlex.split(os.environ.get("SSH_ORIGINAL_COMMAND", ""))
     if words == ["peer"]:
         bridge.main()
-    elif words == ["images"]:
-        manifest = images.receive(places.images(migration), sys.stdin.buffer)
-        print(json.dumps(manifest), flush=True)
     elif words == ["memory"]:
         bridge.lend(places.memory_socket(migration))
-    elif permitted_rsync(words, places.read_permitted(migration)):
+    else:
+        _receive(migration, words)
+
+
+def _receive(migration: str, words: list[str]) -> None:
+    """Files or images. Noted first, then looked up what is permitted: whoever takes the permission away and then ends all that
+    are noted has ended everybody."""
+    receivers.note(migration)
+    permitted = places.read_permitted(migration)
+    if words == ["images"] and permitted:
+        print(json.dumps(images.receive(places.images(migration), sys.stdin.buffer)), flush=True)
+    elif permitted_rsync(words, permitted):
         os.execvp("rsync", words)
     else:
+        receivers.withdraw(migration)
         print(f"this key is for one migration; refused: {shlex.join(words)[:200]}", file=sys.stderr)
         sys.exit(REFUSED)
 

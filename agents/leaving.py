@@ -31,6 +31,7 @@ from migrator.wire.messages import (
     Copied,
     Departing,
     HandedOver,
+    PeerAnew,
     PeerAsk,
     PeerDrop,
     PeerExpect,
@@ -132,6 +133,9 @@ class Leaving:
         if anew or self._files is None or order.round == 1:
             await self._open(order)
         await self._peer_of(order.migration).greet()
+        if anew:
+            its_name = record.peer_ve or record.ve
+            await self._peer_of(order.migration).ask(PeerAnew(order.migration, its_name))
         memory: list[RoundStats | None] = []
 
         async def memory_round() -> None:

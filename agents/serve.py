@@ -38,6 +38,7 @@ from migrator.wire.messages import (
     HostInspected,
     InspectHost,
     ListVes,
+    PeerAnew,
     PeerExpect,
     PeerFrames,
     PeerRequest,
@@ -130,7 +131,7 @@ class Daemon:
             case Vet():
                 coming = Coming(request.facts, request.ve, request.mode, request.names)
                 return Vetted(tuple(await self.registry.named(request.facts.engine).vet(coming)))
-            case PeerExpect() | PeerSoon():
+            case PeerAnew() | PeerExpect() | PeerSoon():
                 return await self._expect(request)
             case PeerFrames():
                 return await self._deliver(request)
@@ -151,12 +152,18 @@ class Daemon:
         await (engine.start(request.ve) if request.on else engine.stop(request.ve))
         return await keeper.standing()
 
-    async def _expect(self, request: PeerExpect | PeerSoon) -> Reply:
+    async def _expect(self, request: PeerAnew | PeerExpect | PeerSoon) -> Reply:
         record = self.records.read(request.ve)
         keeper = await self.keeper(request.ve, record.engine)
         if record.claim is Claim.ARRIVING and record.migration == request.migration and not record.image_complete:
             arriving = self._works[request.ve].arriving
-            await (arriving.hold_ahead(request) if isinstance(request, PeerExpect) else arriving.hold_soon())
+            match request:
+                case PeerAnew():
+                    await arriving.end_receivers(request.migration)
+                case PeerExpect():
+                    await arriving.hold_ahead(request)
+                case PeerSoon():
+                    await arriving.hold_soon()
         return await keeper.standing()
 
     async def _deliver(self, request: PeerFrames) -> Reply:

@@ -296,6 +296,15 @@ class PeerExpect:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerAnew:
+    """Source to target: the line broke; whoever still writes at its other end is to be ended before anything is sent again.
+    Answer: Stands."""
+
+    migration: str
+    ve: str
+
+
+@dataclass(frozen=True, slots=True)
 class PeerSoon:
     """Source to target: the VE is frozen, its images will come in some 0.1 s. As with PeerExpect, nothing depends on it but time.
     Answer: Stands."""
@@ -313,7 +322,7 @@ class PeerFrames:
     frames: tuple[bytes, ...]
 
 
-PeerRequest = PeerRestore | PeerGive | PeerDrop | PeerAsk | PeerExpect | PeerSoon | PeerFrames
+PeerRequest = PeerRestore | PeerGive | PeerDrop | PeerAsk | PeerAnew | PeerExpect | PeerSoon | PeerFrames
 
 # --- answers --------------------------------------------------------------------------------------
 
