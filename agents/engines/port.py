@@ -226,7 +226,7 @@ class PagesApart(Protocol):
         ...
 
     async def note_frozen(self, ve: str) -> None:
-        """Beside whatever else is looked at in a frozen VE: what has to be known of it before the checkpoint tool touches it."""
+        """What has to be known of a frozen VE before the checkpoint tool touches it. Nobody else may look at its threads then."""
         ...
 
     async def hold_ahead(self, ve: str, images: Path) -> None:

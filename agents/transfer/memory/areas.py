@@ -10,6 +10,7 @@ time; too much would cost data, so an unknown name is not ours.
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,26 +116,38 @@ def ours(process: ProcessFacts) -> Extents:
     return normalised((area.start, area.end) for area in areas(process) if area.ours)
 
 
-def stack_pages(pid: int) -> Extents:
+def stack_pages(pid: int, patience_s: float = 1.0) -> Extents:
     """The page each stopped thread's stack pointer is in: CRIU restores these at once, never lazily.
 
-    A running thread has none to tell; ask when the VE is frozen.
+    A running thread has none to tell; ask when the VE is frozen. One that only seems to run (a tracer has just stopped it, or let
+    it go) is asked again; raises ``Gone`` when it does so for `patience_s`, since a page left out here would be lost.
     """
     pages: Extents = []
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return []
+    deadline = time.monotonic() + patience_s
     for tid in threads:
-        try:
-            with open(f"/proc/{pid}/task/{tid}/syscall", encoding="ascii") as text:
-                fields = text.read().split()
-        except OSError:
-            continue
+        fields = _standing(pid, tid)
+        while fields == ["running"]:
+            if time.monotonic() > deadline:
+                raise Gone(f"thread {tid} of {pid} does not stand still")
+            time.sleep(0.0005)
+            fields = _standing(pid, tid)
         if len(fields) >= 3:
             page = int(fields[-2], 16) & ~(PAGE_BYTES - 1)
             pages.append((page, page + PAGE_BYTES))
     return normalised(pages)
+
+
+def _standing(pid: int, tid: str) -> list[str]:
+    """What /proc says of where a thread stands (proc_pid_syscall(5)); empty: it has ended."""
+    try:
+        with open(f"/proc/{pid}/task/{tid}/syscall", encoding="ascii") as text:
+            return text.read().split()
+    except OSError:
+        return []
 
 
 def _mappings(pid: int) -> list[tuple[int, int, str, str]]:

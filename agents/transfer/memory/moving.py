@@ -110,9 +110,9 @@ class LeavingMemory:
 
         try:
             await self.ahead(images)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._engine.note_frozen, self._ve)
-                look = await self._sender.look(self._veils)
+            look = await self._sender.look(self._veils)
+            # Not beside the look: it may trace the threads, which then tell no stack pointer (`areas.stack_pages`).
+            await self._engine.note_frozen(self._ve)
             parts.parts_s["memory look"] = trio.current_time() - began_s
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(checkpoint)
