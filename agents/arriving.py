@@ -119,7 +119,8 @@ class Arriving:
             hold = await ComingMemory(record.migration).hold(self._engine, self._ve, directory)
         else:
             hold = await self._engine.hold(self._ve, directory)
-        self.held = True
+        # An engine whose restore cannot hold keeps the dump until `run`, and has no processes before.
+        self.held = await self._engine.look(self._ve) is VeState.FROZEN
         return PeerHolds(trio.current_time() - began_s, hold.criu_s)
 
     async def _run(self, record: Record) -> None:
