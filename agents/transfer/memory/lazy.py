@@ -274,30 +274,48 @@ class LazyServer:
         """Copy a segment into the process; False: an event must be heard first."""
         pieces = space.missing.cut(segment.start, segment.end)
         for index, piece in enumerate(pieces):
-            at = piece.start
             with _Window(space.store.fd, piece.start + piece.shift, piece.end - piece.start) as source:
-                while at < piece.end:
-                    done, error = kernel.uffd_copy(space.uffd, at, source + at - piece.start, piece.end - at)
-                    at += done
-                    self._figures.placed(done)
-                    if error == errno.EAGAIN:
-                        if not done:
-                            rest = Segment(at, piece.end, piece.shift)
-                            space.missing.put_back(rest, *pieces[index + 1 :])
-                            return False
-                    elif error == errno.EEXIST:
-                        kernel.uffd_wake(space.uffd, (at, at + PAGE_BYTES))
-                        at += PAGE_BYTES
-                    elif error == errno.ENOENT:
-                        at += PAGE_BYTES  # unmapped; its event is on the way
-                    elif error in _PROCESS_GONE:
-                        _gone(space)
-                        return True
-                    elif error:
-                        raise OSError(error, f"placing memory at {at:#x}: {os.strerror(error)}")
+                reached = self._copy(space, piece, source)
+            if reached is None:
+                _gone(space)
+                return True
+            if reached < piece.end:
+                space.missing.put_back(Segment(reached, piece.end, piece.shift), *pieces[index + 1 :])
+                return False
             if not space.shares:
                 kernel.punch_hole(space.store.fd, (piece.start + piece.shift, piece.end + piece.shift))
         return True
+
+    def _copy(self, space: Space, piece: Segment, source: int) -> int | None:
+        """Copy from `source`, where the piece begins; the address up to which that is done. None: the process is gone.
+
+        The kernel copies into one mapping at a time: a range that reaches into the next is refused whole with ENOENT, as is one that
+        is not mapped. So what is refused is halved, and only a single page that is refused counts as unmapped.
+        """
+        at, step = piece.start, piece.end - piece.start
+        while at < piece.end:
+            step = min(step, piece.end - at)
+            done, error = kernel.uffd_copy(space.uffd, at, source + at - piece.start, step)
+            at += done
+            self._figures.placed(done)
+            match error:
+                case 0:
+                    step *= 2
+                case errno.EAGAIN:
+                    if not done:
+                        return at
+                case errno.EEXIST:
+                    kernel.uffd_wake(space.uffd, (at, at + PAGE_BYTES))
+                    at += PAGE_BYTES
+                case errno.ENOENT if step > PAGE_BYTES:
+                    step = step // 2 & -PAGE_BYTES
+                case errno.ENOENT:
+                    at += PAGE_BYTES  # its event is on the way
+                case errno.ESRCH | errno.ENOSPC:
+                    return None
+                case _:
+                    raise OSError(error, f"placing memory at {at:#x}: {os.strerror(error)}")
+        return at
 
     def _unfinished(self) -> bool:
         return any(space.missing.segments for space in self._filling.spaces)

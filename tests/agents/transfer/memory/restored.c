@@ -1,8 +1,8 @@
 /* A process as CRIU's lazy restore leaves it: its memory is missing, and a userfaultfd over it is with somebody else.
  *
  * restored SOCKET MIB SEED SECONDS: hands its userfaultfd over as CRIU does, says "restored", and for SECONDS works with
- * memory that it never wrote: checks what a page must hold, empties ranges, unmaps, moves and forks. In the end it
- * checks everything and prints "checked N wrong M".
+ * memory that it never wrote: checks what a page must hold, empties ranges, unmaps, moves, forks, and cuts mappings in
+ * two, as many of them lie side by side from the start. In the end it checks everything and prints "checked N wrong M".
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -73,11 +73,13 @@ static void spawn(void) {
 	waitpid(child, &status, 0);
 	if (status) wrong++;
 }
+/* Only a mapping of its own can have another flag. */
+static void cut(size_t page, size_t length) { madvise(BASE + page * PAGE, length * PAGE, MADV_DONTDUMP); }
 static void change(void) {
 	size_t page = any() % (pages - 8);
 	for (size_t i = 0; i < 8; i++) if (where[page + i] == 2) return;
 	char *at = BASE + page * PAGE;
-	switch (any() % 4) {
+	switch (any() % 5) {
 	case 0: madvise(at, 8 * PAGE, MADV_DONTNEED); memset(where + page, 1, 8); return;
 	case 1:
 		munmap(at, 8 * PAGE);
@@ -93,6 +95,7 @@ static void change(void) {
 		memset(where + page, 2, 8); return;
 	}
 	case 3: spawn(); return;
+	case 4: cut(page + 1, 1 + any() % 6); return;
 	}
 }
 static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + t.tv_nsec / 1e9; }
@@ -102,6 +105,7 @@ int main(int count, char **word) {
 	seed = strtoull(word[3], 0, 10) * 88172645463325252ull + 1;
 	where = calloc(pages, 1);
 	if (mmap(BASE, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != BASE) return 3;
+	for (size_t page = 5; page + 100 < pages; page += 50 + any() % 100) cut(page, 1 + any() % 40);
 	hand_over(word[1]);
 	puts("restored"); fflush(stdout);
 	for (double end = now() + atof(word[4]); now() < end; ) {
