@@ -226,7 +226,7 @@ class PagesApart(Protocol):
         ...
 
     async def note_frozen(self, ve: str) -> None:
-        """What has to be known of a frozen VE before the checkpoint tool touches it. Nobody else may look at its threads then."""
+        """What has to be known of a frozen VE before the checkpoint tool touches it. Its threads may be traced for a moment."""
         ...
 
     async def hold_ahead(self, ve: str, images: Path) -> None:

@@ -6,7 +6,7 @@ seal or not at all. A memory that cannot be sent ahead goes into the images, in 
 
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,19 +108,20 @@ class LeavingMemory:
             dumped.append(await self._engine.dump_covered(self._ve, images, look.veils))
             parts.parts_s["checkpoint"] = trio.current_time() - began_s
 
-        try:
+        with _in_words():
             await self.ahead(images)
-            look = await self._sender.look(self._veils)
-            # Not beside the look: it may trace the threads, which then tell no stack pointer (`areas.stack_pages`).
-            await self._engine.note_frozen(self._ve)
-            parts.parts_s["memory look"] = trio.current_time() - began_s
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(checkpoint)
+        async with trio.open_nursery() as nursery:
+            # It may trace the threads: the look asks again those that tell no stack pointer (`areas.stack_pages`).
+            nursery.start_soon(self._engine.note_frozen, self._ve)
+            with _in_words():
+                look = await self._sender.look(self._veils)
+        parts.parts_s["memory look"] = trio.current_time() - began_s
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(checkpoint)
+            with _in_words():
                 last, seal = await self._sender.sent()
-                parts.parts_s["memory sent"] = trio.current_time() - began_s
-            parts.bytes = last.wire_bytes
-        except NotSendable as error:
-            raise fault_error(FaultCode.TOOL_FAILED, f"the rest of the memory: {error}", step="memory") from error
+            parts.parts_s["memory sent"] = trio.current_time() - began_s
+        parts.bytes = last.wire_bytes
         for pid, guards in look.guards:
             image_files.add_guards(images, pid, list(guards))
         (images / SEAL).write_text(seal)
@@ -146,6 +147,15 @@ class LeavingMemory:
             self._compare_bytes,
             compress=self._compress,
         )
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """What the sender raises, as the fault that is told; inside of whatever would put it in a group."""
+    try:
+        yield
+    except NotSendable as error:
+        raise fault_error(FaultCode.TOOL_FAILED, f"the rest of the memory: {error}", step="memory") from error
 
 
 def offers(engine: object) -> tuple[MemoryOffer, ...]:
