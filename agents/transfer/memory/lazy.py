@@ -289,8 +289,8 @@ class LazyServer:
     def _copy(self, space: Space, piece: Segment, source: int) -> int | None:
         """Copy from `source`, where the piece begins; the address up to which that is done. None: the process is gone.
 
-        The kernel copies into one mapping at a time: a range that reaches into the next is refused whole with ENOENT, as is one that
-        is not mapped. So what is refused is halved, and only a single page that is refused counts as unmapped.
+        The kernel copies into one mapping at a time: a range that reaches into the next is refused whole with ENOENT, as is one
+        that is not mapped. So what is refused is halved, and only a single page that is refused counts as unmapped.
         """
         at, step = piece.start, piece.end - piece.start
         while at < piece.end:
