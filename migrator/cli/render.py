@@ -17,6 +17,7 @@ from migrator.wire.faults import Fault
 SKEW_WARN_S = 2.0
 METHODS = {
     MemoryMethod.TRACKED: "ahead, then what is written meanwhile",
+    MemoryMethod.SOFT_DIRTY: "ahead, then what is written meanwhile",
     MemoryMethod.CONTENT: "ahead, then what differs from what was sent",
     MemoryMethod.DUMP: "all of it in the blackout",
 }

@@ -12,6 +12,7 @@ COMPARE_SHARE = 4
 """What comparing by content remembers may take this part of the source's free memory, one over so many."""
 WHY = {
     MemoryMethod.TRACKED: "the source's kernel tells which pages are written",
+    MemoryMethod.SOFT_DIRTY: "the source's kernel marks pages that are written",
     MemoryMethod.CONTENT: "changes are found by comparing with what was sent",
     MemoryMethod.DUMP: "nothing is sent before the blackout",
 }

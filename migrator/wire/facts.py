@@ -34,6 +34,8 @@ class MemoryMethod(StrEnum):
 
     TRACKED = "tracked"
     """Ahead, in rounds; the kernel tells which pages were written (userfaultfd write protection, PAGEMAP_SCAN)."""
+    SOFT_DIRTY = "soft-dirty"
+    """Ahead, in rounds; the kernel's soft-dirty bits tell which pages were written. Each round stops the VE for milliseconds."""
     CONTENT = "content"
     """Ahead, in rounds; what changed is found by comparing with what was sent. Any kernel."""
     DUMP = "dump"

@@ -10,7 +10,7 @@ from migrator.wire.facts import MemoryMethod, MemoryOffer, Mode
 from migrator.wire.messages import Departing, PreCopy, Reserved
 from tests.stories import ALPHA, REQUEST, STARTED, VE
 
-TRACKED, CONTENT, DUMP = (MemoryOffer(each) for each in MemoryMethod)
+TRACKED, SOFT_DIRTY, CONTENT, DUMP = (MemoryOffer(each) for each in MemoryMethod)
 OLD_KERNEL = replace(TRACKED, why_not="this kernel does not tell which pages are written")
 ALL = replace(VE, memory_offers=(TRACKED, CONTENT, DUMP))
 OLD = replace(VE, memory_offers=(OLD_KERNEL, CONTENT, DUMP))
@@ -22,6 +22,8 @@ def test_the_first_that_is_offered() -> None:
     chosen = memory.choose(None, OLD, ALPHA)
     assert chosen.method is MemoryMethod.CONTENT
     assert "not tracked: this kernel does not tell which pages are written" in chosen.reason
+    marking = replace(OLD, memory_offers=(OLD_KERNEL, SOFT_DIRTY, CONTENT, DUMP))
+    assert memory.choose(None, marking, ALPHA).method is MemoryMethod.SOFT_DIRTY
     assert memory.choose(None, VE, ALPHA).method is MemoryMethod.DUMP
 
 

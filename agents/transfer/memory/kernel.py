@@ -58,6 +58,8 @@ _SCAN_ARG = struct.Struct("=12Q")
 _SCAN_REGIONS = 8192
 _OF_THREAD = threading.local()
 _SYS_IOCTL = 16
+_SYS_KCMP = 312
+_KCMP_VM = 1
 _PR_SET_SECCOMP = 22
 _PROCMAP_QUERY = 0xC0686611
 _PROCMAP_QUERY_BYTES = 104
@@ -78,6 +80,14 @@ def pidfd_open(pid: int, flags: int = 0) -> int:
 def pidfd_getfd(pidfd: int, number: int) -> int:
     """Our own copy of another process's descriptor ``number``."""
     return _check(_libc.syscall(SYS_PIDFD_GETFD, pidfd, number, 0), "pidfd_getfd")
+
+
+def same_memory(one: int, other: int) -> bool:
+    """Whether two processes have one address space (kcmp(2)); False when one of them is gone."""
+    try:
+        return _check(_libc.syscall(_SYS_KCMP, one, other, _KCMP_VM, 0, 0), "kcmp") == 0
+    except ProcessLookupError:
+        return False
 
 
 def unshare(flags: int) -> None:

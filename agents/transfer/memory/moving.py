@@ -22,6 +22,7 @@ from agents.transfer.memory.keeper import Phase
 from agents.transfer.memory.pagemap import scan_works
 from agents.transfer.memory.port import RoundStats
 from agents.transfer.memory.sender import Task
+from agents.transfer.memory.soft_dirty import soft_dirty_works
 from migrator.wire.facts import MemoryMethod, MemoryOffer
 from migrator.wire.faults import FaultCode, fault_error
 
@@ -163,8 +164,10 @@ def offers(engine: object) -> tuple[MemoryOffer, ...]:
     if not isinstance(engine, PagesApart):
         return ()
     untold = "" if scan_works() else "this kernel does not tell which pages are written (Linux before 6.7)"
+    without = "" if soft_dirty_works() else "this kernel was built without soft-dirty bits"
     return (
         MemoryOffer(MemoryMethod.TRACKED, untold),
+        MemoryOffer(MemoryMethod.SOFT_DIRTY, without),
         MemoryOffer(MemoryMethod.CONTENT),
         MemoryOffer(MemoryMethod.DUMP),
     )

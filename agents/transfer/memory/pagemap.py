@@ -17,6 +17,8 @@ ENTRY_BYTES = 8
 _READ_PAGES = 1 << 17
 _HAS_CONTENT = re.compile(rb"[\x40-\xff]+")  # bit 63: present, bit 62: swapped; in each entry's last byte
 
+_SOFT_DIRTY = re.compile(rb"[\x80-\xff]+")  # bit 55; in each entry's last byte but one
+
 _SOMETHING = kernel.PAGE_IS_PRESENT | kernel.PAGE_IS_SWAPPED
 
 
@@ -46,7 +48,11 @@ class Pagemap:
         except OSError as error:
             if error.errno not in {errno.ENOTTY, errno.EINVAL}:
                 raise
-        return normalised(extent for span in spans for extent in self._read(span))
+        return normalised(extent for span in spans for extent in self._read(span, 7, _HAS_CONTENT))
+
+    def softly_dirty(self, spans: Sequence[Extent]) -> Extents:
+        """Pages written or mapped since the bits were cleared last (`soft_dirty`); none on kernels without these bits."""
+        return normalised(extent for span in spans for extent in self._read(span, 6, _SOFT_DIRTY))
 
     def take_written(self, spans: Sequence[Extent]) -> Extents:
         """Pages written since the last call, protected again in the same step; only where writes are tracked."""
@@ -102,12 +108,13 @@ class Pagemap:
             )
         )
 
-    def _read(self, span: Extent) -> Extents:
+    def _read(self, span: Extent, byte: int, wanted: re.Pattern[bytes]) -> Extents:
+        """Pages in whose entries this byte is as wanted."""
         found: Extents = []
         for at in range(span[0], span[1], _READ_PAGES * PAGE_BYTES):
-            top_bytes = self.raw((at, min(at + _READ_PAGES * PAGE_BYTES, span[1])))[7::8]
+            entries = self.raw((at, min(at + _READ_PAGES * PAGE_BYTES, span[1])))[byte::ENTRY_BYTES]
             found.extend(
-                (at + run.start() * PAGE_BYTES, at + run.end() * PAGE_BYTES) for run in _HAS_CONTENT.finditer(top_bytes)
+                (at + run.start() * PAGE_BYTES, at + run.end() * PAGE_BYTES) for run in wanted.finditer(entries)
             )
         return found
 

@@ -33,6 +33,7 @@ from agents.transfer.memory.frames import MAX_RANGES, Corrupt, FrameReader, Kind
 from agents.transfer.memory.port import LastLook, MemoryRefused, RoundStats
 from agents.transfer.memory.reader import Reader, Throttle
 from agents.transfer.memory.remembered import Budget
+from agents.transfer.memory.soft_dirty import SoftDirtyTracker
 from agents.transfer.memory.tracking import NotTrackable, Tracker, Whole, WriteTracker
 from migrator.wire.facts import MemoryMethod
 
@@ -185,9 +186,10 @@ class SourceSession:
         note = ""
         if frozen:
             tracker = Whole(process)
-        elif self.method is MemoryMethod.TRACKED:
+        elif self.method in {MemoryMethod.TRACKED, MemoryMethod.SOFT_DIRTY}:
             try:
-                tracker = WriteTracker(process)
+                tracked = self.method is MemoryMethod.TRACKED
+                tracker = WriteTracker(process) if tracked else SoftDirtyTracker(process, self._processes)
             except NotTrackable as reason:
                 note = f"{reason}; compared by content"
         number, self._next_number = self._next_number, self._next_number + 1

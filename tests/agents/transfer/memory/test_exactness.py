@@ -18,6 +18,7 @@ import pytest
 
 from agents.transfer.memory import streams, veil
 from agents.transfer.memory.port import LastLook
+from agents.transfer.memory.soft_dirty import soft_dirty_works
 from agents.transfer.memory.source import SourceSession
 from agents.transfer.memory.store import HeldSpace, PageStore
 from migrator.wire.facts import MemoryMethod
@@ -25,7 +26,14 @@ from tests.agents.transfer.memory.memory_ve import Ve
 
 pytestmark = pytest.mark.lab
 
-AHEAD = (MemoryMethod.TRACKED, MemoryMethod.CONTENT)
+AHEAD = (
+    MemoryMethod.TRACKED,
+    pytest.param(
+        MemoryMethod.SOFT_DIRTY,
+        marks=pytest.mark.skipif(not soft_dirty_works(), reason="this kernel has no soft-dirty bits: see tests/vm"),
+    ),
+    MemoryMethod.CONTENT,
+)
 PAGE = 4096
 MODES = (
     *("plain", "forks", "threads", "mremap", "munmap", "dontneed", "free", "shared", "file"),
