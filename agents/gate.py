@@ -18,6 +18,7 @@ REFUSED = 77
 PERMITTED_OPTIONS = frozenset(
     {
         "--bwlimit",
+        "--compress-level",
         "--delete",
         "--force",
         "--modify-window",

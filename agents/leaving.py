@@ -4,9 +4,8 @@ Rule: this file knows how, never whether; what is opened for a migration is clos
 """
 
 import contextlib
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +13,18 @@ import trio
 
 from agents import places
 from agents.blackout import Blackout
-from agents.engines.port import Dump, Engine, PagesApart, Tree
+from agents.engines.port import Dump, Engine, PagesApart
 from agents.handover.vocabulary import Act, PeerOrder
 from agents.peer import Peer
 from agents.transfer import channel
 from agents.transfer.channel import Channel
-from agents.transfer.file_copy import FileCopy
+from agents.transfer.file_copy import COMPRESSED_NOTE, FileCopy
 from agents.transfer.image_sending import ImageSender
 from agents.transfer.memory import moving
 from agents.transfer.memory.handles import NotSendable
 from agents.transfer.memory.moving import LeavingMemory
 from agents.transfer.memory.port import RoundStats
+from agents.transfer.survey import survey
 from migrator.wire.facts import Claim, MemoryMethod, Mode, Record, Standing, VeState
 from migrator.wire.faults import FaultCode, FaultError, fault_error
 from migrator.wire.messages import (
@@ -73,6 +73,8 @@ class Leaving:
         self._memory: LeavingMemory | None = None
         self._images: ImageSender | None = None
         self._blackout = Blackout()
+        self._line_bytes_per_s = 0.0
+        """As measured before the first round, if there is to be compression where it pays."""
         self._broken = False
         """A round has not come to its end: what it used may have ended."""
         self.round: PreCopy | None = None
@@ -136,6 +138,9 @@ class Leaving:
         if anew:
             its_name = record.peer_ve or record.ve
             await self._peer_of(order.migration).ask(PeerAnew(order.migration, its_name))
+        if order.round == 1 and order.compress:
+            its_name = record.peer_ve or record.ve
+            self._line_bytes_per_s = await self._peer_of(order.migration).line_bytes_per_s(order.migration, its_name)
         memory: list[RoundStats | None] = []
 
         async def memory_round() -> None:
@@ -192,18 +197,28 @@ class Leaving:
 
     async def _file_round(self, order: PreCopy) -> int:
         assert self._files is not None
-        total = await trio.to_thread.run_sync(_disk_bytes, self._files.trees) if order.round == 1 else 0
+        total = await self._survey(self._files, order) if order.round == 1 else 0
         limit = order.bandwidth_bytes_per_s // (2 if self._memory is not None else 1)
         return await self._files.round(
             bandwidth_bytes_per_s=limit,
             moved=lambda done, rate: self.listener(Progress("files", done, max(total, done), rate)),
         )
 
+    async def _survey(self, files: FileCopy, order: PreCopy) -> int:
+        """How many bytes there are to be copied; and whether to compress them."""
+        found = await trio.to_thread.run_sync(survey, files.trees)
+        line = min(self._line_bytes_per_s, order.bandwidth_bytes_per_s or self._line_bytes_per_s)
+        files.compressed = order.compress and found.compression_pays(line)
+        return found.total_bytes
+
     def _with_memory(self, copied: Copied, memory: RoundStats | None) -> Copied:
         assert self._files is not None
         why_not = (self._memory.why_not,) if self._memory is not None and self._memory.why_not else ()
         broke = (BROKE,) if copied.anew else ()
-        copied = replace(copied, notes=(*broke, *self._files.notes, *(memory.notes if memory else ()), *why_not))
+        compressed = (COMPRESSED_NOTE,) if self._files.compressed and copied.file_bytes else ()
+        copied = replace(
+            copied, notes=(*broke, *compressed, *self._files.notes, *(memory.notes if memory else ()), *why_not)
+        )
         if memory is None or self._memory is None:
             return copied
         rate = memory.dirty_bytes_per_s
@@ -355,18 +370,3 @@ def _runs_there(reply: Reply, migration: str) -> bool:
             return record.migration == migration
         case _:
             return False
-
-
-def _disk_bytes(trees: Sequence[Tree]) -> int:
-    """What the trees hold, for the progress of the first round; a file with several names counts once."""
-    seen: set[int] = set()
-    total = 0
-    for tree in trees:
-        for directory, _, names in os.walk(tree.path):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    status = os.lstat(os.path.join(directory, name))
-                    total += 0 if status.st_ino in seen else status.st_size
-                    if status.st_nlink > 1:
-                        seen.add(status.st_ino)
-    return total

@@ -3,6 +3,7 @@
 Rule: a conversation that breaks says PEER_LOST, which is indefinite: what was asked may have been done.
 """
 
+import os
 import subprocess
 
 import trio
@@ -11,9 +12,12 @@ from agents.transfer.channel import Channel
 from migrator.wire import framing
 from migrator.wire.codec import decode, encode
 from migrator.wire.faults import Fault, FaultCode, FaultError, fault_error
-from migrator.wire.messages import PROTOCOL_VERSION, Envelope, Hello, PeerRequest, Reply
+from migrator.wire.messages import PROTOCOL_VERSION, Envelope, Hello, PeerMeasure, PeerRequest, Reply
 
 ANSWER_LIMIT_S = 900.0
+MEASURED_BYTES = 1 << 20
+SHORTEST_S = 0.001
+"""A line on which a MiB takes less is quick enough for any decision."""
 
 
 class Peer:
@@ -42,6 +46,15 @@ class Peer:
             except (OSError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 await self._hang_up()
                 raise fault_error(FaultCode.PEER_LOST, f"the target does not answer: {error!r}", step="talk") from error
+
+    async def line_bytes_per_s(self, migration: str, ve: str) -> float:
+        """How quick the line is now, by one message of a MiB; what goes beside it is not known. Raises FaultError."""
+        took_s = []
+        for data in (b"", os.urandom(MEASURED_BYTES)):
+            began_s = trio.current_time()
+            await self.ask(PeerMeasure(migration, ve, data))
+            took_s.append(trio.current_time() - began_s)
+        return MEASURED_BYTES / max(took_s[1] - took_s[0], SHORTEST_S)
 
     async def close(self) -> None:
         """End it. May be called again."""

@@ -41,6 +41,7 @@ from migrator.wire.messages import (
     PeerAnew,
     PeerExpect,
     PeerFrames,
+    PeerMeasure,
     PeerRequest,
     PeerSoon,
     PreCopy,
@@ -133,6 +134,9 @@ class Daemon:
                 return Vetted(tuple(await self.registry.named(request.facts.engine).vet(coming)))
             case PeerAnew() | PeerExpect() | PeerSoon():
                 return await self._expect(request)
+            case PeerMeasure():
+                engine = self.records.read(request.ve).engine
+                return await (await self.keeper(request.ve, engine)).standing()
             case PeerFrames():
                 return await self._deliver(request)
             case Reserve():

@@ -16,6 +16,8 @@ from agents.transfer.changes.watcher import Watcher
 from agents.transfer.channel import Channel
 from agents.transfer.files import Moved, Pass, WaitingPass, copy_all
 
+COMPRESSED_NOTE = "files were compressed on their way, because that was quicker on this line"
+
 
 def _unheard(_bytes: int, _rate: float) -> None:
     """Nobody wants to know."""
@@ -38,6 +40,8 @@ class FileCopy:
     channel: Channel
     trees: Sequence[Tree]
     places: Mapping[str, str]
+    compressed: bool = False
+    """From the next pass on."""
     notes: list[str] = field(default_factory=list)
     """What an operator should know: why a pass looked at everything although it need not."""
     _copies: list[_TreeCopy] = field(default_factory=list)
@@ -51,7 +55,7 @@ class FileCopy:
             await self._all(self._watch)
         sent = 0
         for copy in self._copies:
-            one = Pass(self.channel, copy.tree, copy.place, bandwidth_bytes_per_s)
+            one = Pass(self.channel, copy.tree, copy.place, bandwidth_bytes_per_s, self.compressed)
             sent += await self._pass(copy, one, running=True, moved=moved)
         await self._all(self._warm)
         return sent
@@ -61,7 +65,7 @@ class FileCopy:
         sent = []
 
         async def one(copy: _TreeCopy) -> None:
-            whole = Pass(self.channel, copy.tree, copy.place)
+            whole = Pass(self.channel, copy.tree, copy.place, compressed=self.compressed)
             sent.append(await self._pass(copy, whole, running=False, pids=pids))
 
         await self._all(one)
@@ -97,7 +101,8 @@ class FileCopy:
 
     async def _warm(self, copy: _TreeCopy) -> None:
         if copy.waiting is None:
-            copy.waiting = await WaitingPass.start(Pass(self.channel, copy.tree, copy.place))
+            waits = Pass(self.channel, copy.tree, copy.place, compressed=self.compressed)
+            copy.waiting = await WaitingPass.start(waits)
 
     async def _all(self, work: Callable[[_TreeCopy], object]) -> None:
         async with trio.open_nursery() as nursery:

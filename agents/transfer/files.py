@@ -28,6 +28,8 @@ EXACTLY = ["-lptgoDHAXS", "--numeric-ids", "--modify-window=-1", "--force", "--o
 again within the second of its last copy for unchanged."""
 WHOLE = [*EXACTLY, "--recursive", "--delete"]
 LISTED = [*EXACTLY, "--dirs", "--delete", "--files-from=-", "--from0"]
+COMPRESSED = ["--compress", "--compress-level=1"]
+"""By the best that both ends know (zstd since rsync 3.2); the quickest level of each."""
 PASS_LIMIT_S = 24 * 3600.0
 
 Moved = Callable[[int, float], None]
@@ -43,6 +45,7 @@ class Pass:
     place: Path
     bandwidth_bytes_per_s: int = 0
     """0: no limit."""
+    compressed: bool = False
 
     def argv(self, *, listed: bool) -> list[str]:
         """Argument list; a listed pass reads its paths, each ended by a zero byte, from standard input."""
@@ -51,6 +54,7 @@ class Pass:
             "rsync",
             *(LISTED if listed else [*WHOLE, "--info=progress2"]),
             *limit,
+            *(COMPRESSED if self.compressed else ()),
             *(f"--exclude={path}" for path in self.tree.excluded),
             "-e",
             shlex.join(self.channel.ssh()[:-1]),

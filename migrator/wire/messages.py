@@ -314,6 +314,15 @@ class PeerSoon:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerMeasure:
+    """Source to target: nothing but `data`; how long the answer takes tells how quick the line is. Answer: Stands."""
+
+    migration: str
+    ve: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PeerFrames:
     """Source to target: Ethernet frames that came for the VE in the blackout; put them into it. Answer: Stands."""
 
@@ -322,7 +331,7 @@ class PeerFrames:
     frames: tuple[bytes, ...]
 
 
-PeerRequest = PeerRestore | PeerGive | PeerDrop | PeerAsk | PeerAnew | PeerExpect | PeerSoon | PeerFrames
+PeerRequest = PeerRestore | PeerGive | PeerDrop | PeerAsk | PeerAnew | PeerExpect | PeerSoon | PeerMeasure | PeerFrames
 
 # --- answers --------------------------------------------------------------------------------------
 

@@ -20,7 +20,9 @@ def _rsync() -> None:
     need({"rsync": "rsync"})
 
 
-def server_words(tmp_path: Path, *, listed: bool, bandwidth_bytes_per_s: int = 0) -> list[str]:
+def server_words(
+    tmp_path: Path, *, listed: bool, bandwidth_bytes_per_s: int = 0, compressed: bool = False
+) -> list[str]:
     """What rsync asks the remote shell to run for one of our passes."""
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -28,7 +30,8 @@ def server_words(tmp_path: Path, *, listed: bool, bandwidth_bytes_per_s: int = 0
     shell = tmp_path / "shell"
     shell.write_text(f'#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done > {heard}\nexit 1\n')
     shell.chmod(0o755)
-    one = Pass(Channel("m", "192.0.2.1", 22), Tree("root", tree, ("/a b",)), PLACE, bandwidth_bytes_per_s)
+    channel, source = Channel("m", "192.0.2.1", 22), Tree("root", tree, ("/a b",))
+    one = Pass(channel, source, PLACE, bandwidth_bytes_per_s, compressed)
     argv = one.argv(listed=listed)
     argv[argv.index("-e") + 1] = str(shell)
     subprocess.run(argv, input=b"x\0", capture_output=True, check=False)
@@ -38,9 +41,10 @@ def server_words(tmp_path: Path, *, listed: bool, bandwidth_bytes_per_s: int = 0
 
 @pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("limit", [0, 1 << 20])
-def test_our_own_passes_are_let_in(tmp_path: Path, listed: bool, limit: int) -> None:
-    """A pass over everything and one over a list, with and without a limit: each may write to its place."""
-    words = server_words(tmp_path, listed=listed, bandwidth_bytes_per_s=limit)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_our_own_passes_are_let_in(tmp_path: Path, listed: bool, limit: int, compressed: bool) -> None:
+    """A pass over everything and one over a list, with and without a limit, compressed or not: each may write to its place."""
+    words = server_words(tmp_path, listed=listed, bandwidth_bytes_per_s=limit, compressed=compressed)
 
     assert permitted_rsync(words, [str(PLACE)])
     assert not permitted_rsync(words, ["/vservers/web2", "/vservers/web", str(PLACE / "etc")])

@@ -27,6 +27,7 @@ SLOW_MBIT_S = 160
 FILES, FILE_BYTES = 60, 2 << 20
 RATE_MBIT_S = 320
 LIMIT_S = 90.0
+TEXTS, TEXT = 20, b"".join(b"%09d: a line of a log, as files often are\n" % line for line in range(40_000))
 
 
 @pytest.fixture
@@ -106,12 +107,21 @@ def test_what_has_come_is_used_again(lab: Lab, environment: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize("compress", [True, False])
-def test_memory_is_compressed_where_the_line_is_slow(environment: dict[str, str], *, compress: bool) -> None:
-    """On a slow line, memory crosses in a fraction of its size, unless the operator forbids that."""
+def test_what_is_no_noise_is_compressed_where_the_line_is_slow(
+    lab: Lab, environment: dict[str, str], *, compress: bool
+) -> None:
+    """On a slow line, memory and files cross in a fraction of their size, unless the operator forbids that."""
+    data = lab.host("alpha").path(f"/var/lib/migrator/ve/{VE}/rootfs/data")
+    for path in data.iterdir():
+        path.write_bytes(b"" if int(path.name) >= TEXTS else TEXT)
     words = ["--bandwidth", str(SLOW_MBIT_S), *([] if compress else ["--no-compress"])]
     migrator(environment, "migrate", VE, "beta", *words)
 
     [report] = json.loads(migrator(environment, "history", "--json", "--limit", "1"))
     assert report["phase"] == "done"
-    assert any("compressed" in note for note in report["notes"]) is compress
+    notes = [note for note in report["notes"] if "compressed" in note]
+    assert [note.split()[0] for note in notes] == (["files", "memory"] if compress else [])
     assert (report["memory_bytes"] < MEMORY_BYTES // 2) is compress
+    assert (report["file_bytes"] < TEXTS * len(TEXT) // 2) is compress
+    there = lab.host("beta").path(f"/var/lib/migrator/ve/{VE}/rootfs/data")
+    assert [(there / str(number)).read_bytes() == TEXT for number in range(TEXTS)] == [True] * TEXTS
