@@ -52,7 +52,7 @@ class Policy:
     memory: MemoryMethod | None = None
     """How the memory of a live VE moves; None: the best that its source offers for it."""
     compress: bool = True
-    """Whether memory sent ahead may be compressed, where that is measured to be quicker."""
+    """Whether memory and files may be compressed on their way, where that is measured to be quicker."""
 
 
 @dataclass(frozen=True, slots=True)

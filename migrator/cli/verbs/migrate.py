@@ -84,7 +84,7 @@ def policy_options(verb: Verb) -> Verb:
         click.option(
             "--no-compress",
             is_flag=True,
-            help="Never compress memory on its way; else it is where that is measured to be quicker.",
+            help="Never compress memory or files on their way; else they are where that is measured to be quicker.",
         ),
         click.option("--waive", "waived", multiple=True, metavar="NAME", help="Go on in spite of this objection."),
         click.option(
