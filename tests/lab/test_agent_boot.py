@@ -1,9 +1,6 @@
 """An agent's life with its host: it comes up with it, starts what starts with it, and again when it ends."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +9,7 @@ import pytest
 
 from agents import supervise
 from scenarios.lab import bundles
+from scenarios.lab.command import CommandLine
 from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
 
@@ -22,13 +20,7 @@ LIMIT_S = 30.0
 
 def migrator(lab: Lab, *words: str) -> str:
     """Run the program against the lab; its standard output."""
-    environment = {
-        **os.environ,
-        "MIGRATOR_INVENTORY": str(lab.inventory),
-        "MIGRATOR_JOURNAL": str(lab.directory / "journal.db"),
-    }
-    argv = [str(Path(sys.executable).parent / "migrator"), *words]
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
+    return CommandLine(lab.inventory, lab.directory / "journal.db").run(*words)
 
 
 def make(host: Host, lab: Lab, ve: str, number: int) -> None:

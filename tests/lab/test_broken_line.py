@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from scenarios.faults import eyes
 from scenarios.lab import bundles
+from scenarios.lab.command import CommandLine
 from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
 
@@ -31,15 +30,11 @@ TEXTS, TEXT = 20, b"".join(b"%09d: a line of a log, as files often are\n" % line
 
 
 @pytest.fixture
-def environment(lab: Lab, tmp_path: Path) -> Iterator[dict[str, str]]:
+def command(lab: Lab, tmp_path: Path) -> Iterator[CommandLine]:
     """Both hosts with their agents, and on alpha a VE with files of some size."""
-    environment = {
-        **os.environ,
-        "MIGRATOR_INVENTORY": str(lab.inventory),
-        "MIGRATOR_JOURNAL": str(tmp_path / "journal.db"),
-    }
+    command = CommandLine(lab.inventory, tmp_path / "journal.db")
     for host in lab.hosts:
-        migrator(environment, "host", "add", host.name)
+        command.run("host", "add", host.name)
     alpha = lab.host("alpha")
     address, address6 = lab.ve_addresses(NUMBER)
     script = Path(bundles.__file__).read_text()
@@ -48,29 +43,23 @@ def environment(lab: Lab, tmp_path: Path) -> Iterator[dict[str, str]]:
     alpha.run("mkdir", "-p", place)
     for number in range(FILES):
         alpha.path(f"{place}/{number}").write_bytes(os.urandom(FILE_BYTES))
-    migrator(environment, "ve", "start", VE)
-    eyes.wait_for(lambda: memory_bytes(environment) > MEMORY_BYTES, LIMIT_S)
-    yield environment
-    remove(lab, environment)
+    command.run("ve", "start", VE)
+    eyes.wait_for(lambda: memory_bytes(command) > MEMORY_BYTES, LIMIT_S)
+    yield command
+    remove(lab, command)
 
 
-def remove(lab: Lab, environment: dict[str, str]) -> None:
+def remove(lab: Lab, command: CommandLine) -> None:
     """The VE, wherever it is."""
     for host in lab.hosts:
         if host.path(f"/var/lib/migrator/ve/{VE}").exists():
-            migrator(environment, "ve", "stop", VE)
+            command.run("ve", "stop", VE)
         host.run("rm", "-rf", f"/var/lib/migrator/ve/{VE}", f"/var/lib/migrator/records/{VE}.json")
 
 
-def migrator(environment: dict[str, str], *words: str) -> str:
-    """What the program prints."""
-    argv = [str(Path(sys.executable).parent / "migrator"), *words]
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
-
-
-def memory_bytes(environment: dict[str, str]) -> int:
+def memory_bytes(command: CommandLine) -> int:
     """What the VE holds in memory."""
-    ves = json.loads(migrator(environment, "ve", "list", "--json"))["ves"]
+    ves = json.loads(command.run("ve", "list", "--json"))["ves"]
     return max(int(each["memory_bytes"]) for each in ves if each["ve"] == VE)
 
 
@@ -86,12 +75,11 @@ def received_bytes(host: Host) -> int:
     return max(int(line.split(":")[1].split()[0]) for line in lines if ":" in line)  # a bridge counts them again
 
 
-def test_what_has_come_is_used_again(lab: Lab, environment: dict[str, str]) -> None:
+def test_what_has_come_is_used_again(lab: Lab, command: CommandLine) -> None:
     """SSH between the hosts is killed in the middle of the first round: the move ends well, and most files cross once."""
     alpha, beta = lab.host("alpha"), lab.host("beta")
     before = received_bytes(beta)
-    argv = [str(Path(sys.executable).parent / "migrator"), "migrate", VE, "beta", "--bandwidth", str(RATE_MBIT_S)]
-    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as moving:
+    with command.start("migrate", VE, "beta", "--bandwidth", str(RATE_MBIT_S)) as moving:
         eyes.wait_for(lambda: arrived(beta) > FILES // 2 or moving.poll() is not None, LIMIT_S)
         for each in eyes.tools(alpha, ("ssh",)):
             with contextlib.suppress(ProcessLookupError):
@@ -99,7 +87,7 @@ def test_what_has_come_is_used_again(lab: Lab, environment: dict[str, str]) -> N
         said, _ = moving.communicate(timeout=LIMIT_S)
 
     assert moving.returncode == 0, said
-    [report] = json.loads(migrator(environment, "history", "--json", "--limit", "1"))
+    [report] = json.loads(command.run("history", "--json", "--limit", "1"))
     assert report["phase"] == "done"
     assert any("the line to the target broke" in note for note in report["notes"]), report["notes"]
     assert arrived(beta) == FILES
@@ -108,16 +96,16 @@ def test_what_has_come_is_used_again(lab: Lab, environment: dict[str, str]) -> N
 
 @pytest.mark.parametrize("compress", [True, False])
 def test_what_is_no_noise_is_compressed_where_the_line_is_slow(
-    lab: Lab, environment: dict[str, str], *, compress: bool
+    lab: Lab, command: CommandLine, *, compress: bool
 ) -> None:
     """On a slow line, memory and files cross in a fraction of their size, unless the operator forbids that."""
     data = lab.host("alpha").path(f"/var/lib/migrator/ve/{VE}/rootfs/data")
     for path in data.iterdir():
         path.write_bytes(b"" if int(path.name) >= TEXTS else TEXT)
     words = ["--bandwidth", str(SLOW_MBIT_S), *([] if compress else ["--no-compress"])]
-    migrator(environment, "migrate", VE, "beta", *words)
+    command.run("migrate", VE, "beta", *words)
 
-    [report] = json.loads(migrator(environment, "history", "--json", "--limit", "1"))
+    [report] = json.loads(command.run("history", "--json", "--limit", "1"))
     assert report["phase"] == "done"
     notes = [note for note in report["notes"] if "compressed" in note]
     assert [note.split()[0] for note in notes] == (["files", "memory"] if compress else [])

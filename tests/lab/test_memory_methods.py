@@ -1,7 +1,6 @@
 """The same move by each method for memory: a client that writes all the time to a Redis in the VE is the judge."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from migrator.wire.facts import MemoryMethod
 from scenarios.lab import bundles, writer
+from scenarios.lab.command import CommandLine
 from scenarios.lab.fleet import Lab
 
 pytestmark = pytest.mark.lab
@@ -34,28 +34,21 @@ class Shop:
 
     def __init__(self, lab: Lab, journal: Path, runtime: str, method: MemoryMethod) -> None:
         self.lab, self.ve = lab, f"shop-{method}-{runtime}"
-        self._environment = {**os.environ, "MIGRATOR_INVENTORY": str(lab.inventory), "MIGRATOR_JOURNAL": str(journal)}
+        self.command = CommandLine(lab.inventory, journal)
         for host in lab.hosts:
-            self.migrator("host", "add", host.name)
+            self.command.run("host", "add", host.name)
         self.address, address6 = lab.ve_addresses(NUMBERS[runtime, method])
         script = Path(bundles.__file__).read_text()
         words = ["python3", "-", self.ve, runtime, self.address, address6, REDIS, "--", *SERVICE]
         lab.host("alpha").run(*words, text=script)
-        self.migrator("ve", "start", self.ve)
-
-    def migrator(self, *words: str, status: int = 0) -> str:
-        """What the program prints."""
-        argv = [str(Path(sys.executable).parent / "migrator"), *words]
-        done = subprocess.run(argv, env=self._environment, capture_output=True, text=True, check=False)
-        assert done.returncode == status, f"migrator {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        self.command.run("ve", "start", self.ve)
 
     def remove(self) -> None:
         """From both hosts."""
         for host in self.lab.hosts:
             host.run("rm", "-rf", f"/var/lib/migrator/records/{self.ve}.json")
             if host.path(f"/var/lib/migrator/ve/{self.ve}").exists():
-                self.migrator("ve", "stop", self.ve)
+                self.command.run("ve", "stop", self.ve)
                 host.run("rm", "-rf", f"/var/lib/migrator/ve/{self.ve}")
 
 
@@ -77,10 +70,10 @@ def test_every_acknowledged_write_is_there(shop: tuple[Shop, MemoryMethod]) -> N
     try:
         assert client.stdout is not None
         assert client.stdout.readline() == "ready\n"
-        plan = json.loads(made.migrator("plan", made.ve, "beta", "--memory", method, "--json"))["plan"]
+        plan = json.loads(made.command.run("plan", made.ve, "beta", "--memory", method, "--json"))["plan"]
         # Not compressed, whatever the line is like: the figures below are of memory as it is.
         report: dict[str, Any] = json.loads(
-            made.migrator("migrate", made.ve, "beta", "--memory", method, "--no-compress", "--json")
+            made.command.run("migrate", made.ve, "beta", "--memory", method, "--no-compress", "--json")
         )
         output, _ = client.communicate("stop\n", timeout=60)
     finally:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 
 from scenarios.lab import workloads
+from scenarios.lab.command import CommandLine
 from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
 
@@ -27,18 +26,7 @@ class Fleet:
 
     def __init__(self, lab: Lab, journal: Path) -> None:
         self.lab = lab
-        self._environment = {
-            **os.environ,
-            "MIGRATOR_INVENTORY": str(lab.inventory),
-            "MIGRATOR_JOURNAL": str(journal),
-        }
-
-    def migrator(self, *words: str) -> str:
-        """What the program prints; it ends with 0."""
-        argv = [str(Path(sys.executable).parent / "migrator"), *words]
-        done = subprocess.run(argv, env=self._environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"migrator {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        self.command = CommandLine(lab.inventory, journal)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +34,7 @@ def fleet(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     """Agents on both hosts."""
     made = Fleet(lab, tmp_path_factory.mktemp("journal") / "journal.db")
     for host in lab.hosts:
-        made.migrator("host", "add", host.name)
+        made.command.run("host", "add", host.name)
     return made
 
 
@@ -56,12 +44,12 @@ def ve(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[str]:
     runtime, alpha = request.param, fleet.lab.host("alpha")
     name = f"tree-{runtime}"
     workloads.install_tree(alpha, name, runtime, fleet.lab.ve_addresses(NUMBERS[runtime]))
-    fleet.migrator("ve", "start", name)
+    fleet.command.run("ve", "start", name)
     yield name
     for host in fleet.lab.hosts:
         host.run("rm", "-rf", f"/var/lib/migrator/records/{name}.json")
         if host.path(f"/var/lib/migrator/ve/{name}").exists():
-            fleet.migrator("ve", "stop", name)
+            fleet.command.run("ve", "stop", name)
             host.run("rm", "-rf", f"/var/lib/migrator/ve/{name}")
 
 
@@ -74,7 +62,7 @@ def test_there_and_back(fleet: Fleet, ve: str) -> None:
     mac, last = neighbour(lab, addresses[0]), 0
     try:
         for target in ["beta", "alpha"] * TIMES:
-            fleet.migrator("migrate", ve, target)
+            fleet.command.run("migrate", ve, target)
             told = workloads.check_tree(lab, addresses[0])
             sound(told)
             sound(workloads.check_tree(lab, addresses[1]))

@@ -1,16 +1,15 @@
 """OpenVZ VEs move between two hosts by the `migrator` program, as an operator would move them; a client outside judges."""
 
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from scenarios.lab import writer
+from scenarios.lab.command import CommandLine
 from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
 from scenarios.lab.openvz import fixtures
@@ -29,26 +28,17 @@ class Fleet:
 
     def __init__(self, lab: Lab) -> None:
         self.lab, self.alpha, self.beta = lab, lab.host("alpha"), lab.host("beta")
-        self.environment = {
-            **os.environ,
-            "MIGRATOR_INVENTORY": str(lab.inventory),
-            "MIGRATOR_JOURNAL": str(lab.directory / "journal.db"),
-        }
-
-    def migrator(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run the program to its end."""
-        argv = [str(Path(sys.executable).parent / "migrator"), *words]
-        return subprocess.run(argv, env=self.environment, capture_output=True, text=True, check=False, timeout=240)
+        self.command = CommandLine(lab.inventory, lab.directory / "journal.db")
 
     def moved(self, ve: str, *options: str, target: str = "beta") -> dict[str, object]:
         """Move a VE; the report. It must have succeeded."""
-        done = self.migrator("migrate", *options, ve, target)
+        done = self.command.attempt("migrate", *options, ve, target)
         assert done.returncode == 0, done.stdout + done.stderr
         return self.report()
 
     def report(self) -> dict[str, object]:
         """Of the last migration."""
-        [report] = json.loads(self.migrator("history", "--json", "--limit", "1").stdout)
+        [report] = json.loads(self.command.attempt("history", "--json", "--limit", "1").stdout)
         found: dict[str, object] = report
         return found
 
@@ -75,7 +65,7 @@ def known(openvz_lab: Lab) -> Fleet:
     """Two hosts that the program knows; their agents live through all tests, so each test has VEs of its own ids."""
     fleet = Fleet(openvz_lab)
     for host in openvz_lab.hosts:
-        done = fleet.migrator("host", "add", host.name)
+        done = fleet.command.attempt("host", "add", host.name)
         assert done.returncode == 0, done.stderr
     return fleet
 
@@ -252,7 +242,7 @@ def test_refused_checkpoint_without_fallback(fleet: Fleet, client: Client) -> No
     client.connect(fleet.address("106"))
     inject(fleet.alpha, "chkpnt.suspend", text="Device or resource busy", times=10)
 
-    done = fleet.migrator("migrate", "--no-fallback", "106", "beta")
+    done = fleet.command.attempt("migrate", "--no-fallback", "106", "beta")
 
     assert done.returncode != 0
     assert "Device or resource busy" in done.stdout + done.stderr
@@ -272,7 +262,7 @@ def test_refused_restore_is_undone(fleet: Fleet, client: Client, step: str, text
     client.connect(fleet.address(ve))
     inject(fleet.beta, step, text=text, times=10)
 
-    done = fleet.migrator("migrate", "--no-fallback", ve, "beta")
+    done = fleet.command.attempt("migrate", "--no-fallback", ve, "beta")
 
     assert done.returncode != 0
     check_connection(client.told())
@@ -345,8 +335,7 @@ def test_lock_and_fence_are_seen_by_others(fleet: Fleet) -> None:
     """While a VE moves, other tools find it locked by our agent; afterwards they do not."""
     fleet.deploy("111")
     inject(fleet.beta, "restore.undump", how="slow", seconds=3)
-    argv = [str(Path(sys.executable).parent / "migrator"), "migrate", "111", "beta"]
-    with subprocess.Popen(argv, env=fleet.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as moving:
+    with fleet.command.start("migrate", "111", "beta") as moving:
         deadline = time.monotonic() + 60
         while not (value(fleet.alpha, "111", "DISABLED") == "yes" and fleet.beta.path("/vz/lock/111.lck").exists()):
             assert time.monotonic() < deadline
@@ -392,7 +381,7 @@ def test_ordinary_kernel_undo(ordinary: Fleet, client: Client) -> None:
     client.connect(ordinary.address("113"))
     inject(ordinary.beta, "restore.undump", text="Invalid argument", times=10)
 
-    done = ordinary.migrator("migrate", "--no-fallback", "113", "beta")
+    done = ordinary.command.attempt("migrate", "--no-fallback", "113", "beta")
 
     assert done.returncode != 0
     assert status(ordinary.alpha, "113") == "exist mounted running", done.stdout
@@ -406,7 +395,7 @@ def test_ordinary_kernel_refused(ordinary: Fleet, client: Client) -> None:
     client.connect(ordinary.address("114"))
     inject(ordinary.alpha, "chkpnt.dump", times=10)
 
-    done = ordinary.migrator("migrate", "--no-fallback", "114", "beta")
+    done = ordinary.command.attempt("migrate", "--no-fallback", "114", "beta")
 
     assert done.returncode != 0
     check_connection(client.told())

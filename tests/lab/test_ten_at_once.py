@@ -2,15 +2,13 @@
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scenarios.lab import bundles, fleet
+from scenarios.lab.command import CommandLine
 from scenarios.lab.fixtures import need_root, own_name, remove_abandoned
 from scenarios.lab.fleet import Lab
 from scenarios.lab.topology import Topology, hosts
@@ -44,30 +42,6 @@ def trio_of_hosts() -> Iterator[Lab]:
         fleet.down(lab.record.topology.name)
 
 
-class Programs:
-    """`migrator` in as many terminals as one likes, with the lab's inventory and one journal."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._environment = {
-            **os.environ,
-            "MIGRATOR_INVENTORY": str(lab.inventory),
-            "MIGRATOR_JOURNAL": str(lab.directory / "journal.db"),
-        }
-
-    def start(self, *words: str) -> "subprocess.Popen[str]":
-        """One, not waited for."""
-        argv = [str(Path(sys.executable).parent / "migrator"), *words]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(argv, env=self._environment, stdout=pipe, stderr=pipe, text=True)
-
-    def run(self, *words: str) -> str:
-        """One, to its end, which is good."""
-        started = self.start(*words)
-        output, errors = started.communicate(timeout=LIMIT_S)
-        assert started.returncode == 0, f"{words}: {output}{errors}"
-        return output
-
-
 def deploy(lab: Lab, ve: str, number: int) -> str:
     """A Redis in a bundle where it starts from; its address."""
     address, address6 = lab.ve_addresses(100 + number)
@@ -79,12 +53,13 @@ def deploy(lab: Lab, ve: str, number: int) -> str:
 
 def test_ten_among_three_hosts(trio_of_hosts: Lab) -> None:
     """Six programs at once: every VE arrives, with its client's connection and every write; no host has more than its limit."""
-    lab, programs = trio_of_hosts, Programs(trio_of_hosts)
+    lab = trio_of_hosts
+    command = CommandLine(lab.inventory, lab.directory / "journal.db")
     for host in lab.hosts:
-        programs.run("host", "add", host.name)
+        command.run("host", "add", host.name)
     addresses = {ve: deploy(lab, ve, number) for number, ve in enumerate(MOVES)}
     for ve in MOVES:
-        programs.run("ve", "start", ve)
+        command.run("ve", "start", ve)
     with contextlib.ExitStack() as clients:
         visitors = {ve: Client(lab, address, "6379") for ve, address in addresses.items()}
         for each in visitors.values():
@@ -92,7 +67,7 @@ def test_ten_among_three_hosts(trio_of_hosts: Lab) -> None:
         ways: dict[tuple[str, str], list[str]] = {}
         for ve, way in MOVES.items():
             ways.setdefault(way, []).append(ve)
-        under_way = [programs.start("migrate", *ves, target) for (_, target), ves in ways.items()]
+        under_way = [command.start("migrate", *ves, target) for (_, target), ves in ways.items()]
         ends = [(each.communicate(timeout=LIMIT_S), each.returncode) for each in under_way]
         reports = {ve: each.report() for ve, each in visitors.items()}
 
@@ -100,9 +75,9 @@ def test_ten_among_three_hosts(trio_of_hosts: Lab) -> None:
     assert {
         ve: (told["missing"], told["connections"], told["served"]) for ve, told in reports.items()
     } == dict.fromkeys(MOVES, (0, 1, True))
-    listed = json.loads(programs.run("ve", "list", "--json"))
+    listed = json.loads(command.run("ve", "list", "--json"))
     assert {each["ve"]: each["host"] for each in listed["ves"]} == {ve: target for ve, (_, target) in MOVES.items()}
-    history = json.loads(programs.run("history", "--json"))
+    history = json.loads(command.run("history", "--json"))
     assert [each["phase"] for each in history] == ["done"] * 10
     assert most_at_once(history) <= 2
     assert max(each["blackout"]["blackout_ms"] for each in history) < 10_000

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -15,6 +14,7 @@ import pytest
 from migrator.adapters import program
 from migrator.wire.facts import MemoryMethod
 from scenarios.lab import bundles, writer
+from scenarios.lab.command import CommandLine
 from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
 from tests.agents.transfer.memory.memory_ve import PROGRAMS, compiled
@@ -61,28 +61,21 @@ class Shop:
     """A VE with a Redis on alpha, a client that has filled it and writes, and the command line."""
 
     def __init__(self, lab: Lab, journal: Path) -> None:
-        self._environment = {**os.environ, "MIGRATOR_INVENTORY": str(lab.inventory), "MIGRATOR_JOURNAL": str(journal)}
+        self._command = CommandLine(lab.inventory, journal)
         for host in lab.hosts:
-            self.migrator("host", "add", host.name)
+            self._command.run("host", "add", host.name)
         address, address6 = lab.ve_addresses(101)
         script = Path(bundles.__file__).read_text()
         lab.host("alpha").run("python3", "-", "shop", "crun", address, address6, REDIS, "--", *SERVICE, text=script)
-        self.migrator("ve", "start", "shop")
+        self._command.run("ve", "start", "shop")
         words = [sys.executable, writer.__file__, address.split("/")[0], str(FILL_BYTES)]
         self.client = lab.client.popen(*words, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         assert self.client.stdout is not None
         assert self.client.stdout.readline() == "ready\n"
 
-    def migrator(self, *words: str) -> str:
-        """What the program prints."""
-        argv = [str(Path(sys.executable).parent / "migrator"), *words]
-        done = subprocess.run(argv, env=self._environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"migrator {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
     def move(self, target: str, method: MemoryMethod) -> dict[str, Any]:
         """One move; its report."""
-        told: dict[str, Any] = json.loads(self.migrator("migrate", "shop", target, "--memory", method, "--json"))
+        told: dict[str, Any] = json.loads(self._command.run("migrate", "shop", target, "--memory", method, "--json"))
         return told
 
 
