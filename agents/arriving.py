@@ -55,6 +55,7 @@ class Arriving:
                     self.held = False
                     places.forbid(migration)
                     await self.end_receivers(migration)
+                    await trio.to_thread.run_sync(places.forget_partial, migration)
                     await engine.drop(ve)
                 await ComingMemory(migration).end()
                 _forget_images(migration)
@@ -66,6 +67,7 @@ class Arriving:
                 await engine.unfence(ve)
                 places.forbid(migration)
                 await self.end_receivers(migration)
+                await trio.to_thread.run_sync(places.forget_partial, migration)
                 _forget_images(migration)
                 channel.forbid(migration)
             case _:

@@ -49,7 +49,7 @@ def _receive(migration: str, words: list[str]) -> None:
     permitted = places.read_permitted(migration)
     if words == ["images"] and permitted:
         print(json.dumps(images.receive(places.images(migration), sys.stdin.buffer)), flush=True)
-    elif permitted_rsync(words, permitted):
+    elif permitted_rsync(words, migration, permitted):
         os.execvp("rsync", words)
     else:
         receivers.withdraw(migration)
@@ -57,11 +57,21 @@ def _receive(migration: str, words: list[str]) -> None:
         sys.exit(REFUSED)
 
 
-def permitted_rsync(words: list[str], directories: Iterable[str]) -> bool:
-    """Whether this is rsync's receiving server, writing to one of `directories`, with no option that reaches elsewhere."""
+def permitted_rsync(words: list[str], migration: str, directories: Iterable[str]) -> bool:
+    """Whether this is rsync's receiving server, writing to one of `directories`, with no option that reaches elsewhere: what
+    comes in part may lie where the migration's parts lie."""
     if words[:2] != ["rsync", "--server"] or "--sender" in words or len(words) < 4:
         return False
     *options, here, destination = words[2:]
-    fine = all(option[:2] != "--" or option.partition("=")[0] in PERMITTED_OPTIONS for option in options)
-    into = any(destination == f"{directory}/" for directory in directories)
-    return fine and all(option.startswith("-") for option in options) and here == "." and into
+    directory = next((each for each in directories if destination == f"{each}/"), None)
+    if directory is None or here != ".":
+        return False
+    if "--partial-dir" in options:
+        at = options.index("--partial-dir")
+        if options[at + 1 : at + 2] != [str(places.partial(directory, migration))]:
+            return False
+        del options[at : at + 2]
+    return all(
+        option.startswith("-") and (option[:2] != "--" or option.partition("=")[0] in PERMITTED_OPTIONS)
+        for option in options
+    )

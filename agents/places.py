@@ -3,7 +3,9 @@
 Rule: what must survive a reboot is below STATE; what must not is below RUN (a tmpfs, so images lie in RAM).
 """
 
+import contextlib
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,6 +39,11 @@ def memory_socket(migration: str) -> Path:
     return RUN / f"memory-{migration}.sock"
 
 
+def partial(directory: str | Path, migration: str) -> Path:
+    """Where files lie that came in part when the line broke: beside the tree, on its file system, and no part of it."""
+    return Path(directory).parent / f".{migration}.partial"
+
+
 def permit(migration: str, directories: Iterable[Path]) -> None:
     """Let the migration's key write to these directories."""
     PERMITTED.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -53,8 +60,22 @@ def read_permitted(migration: str) -> list[str]:
 
 
 def forbid(migration: str) -> None:
-    """Nothing is permitted any more."""
-    (PERMITTED / migration).unlink(missing_ok=True)
+    """Nothing is permitted any more. What came in part is there until `forget_partial`."""
+    with contextlib.suppress(FileNotFoundError):
+        (PERMITTED / migration).rename(_ended(migration))
+
+
+def forget_partial(migration: str) -> None:
+    """After `forbid`, once nobody writes any more: what came in part goes."""
+    with contextlib.suppress(FileNotFoundError):
+        for directory in json.loads(_ended(migration).read_text()):
+            shutil.rmtree(partial(directory, migration), ignore_errors=True)
+    _ended(migration).unlink(missing_ok=True)
+
+
+def _ended(migration: str) -> Path:
+    """What was permitted; the name is none of a migration."""
+    return PERMITTED / f"{migration}..ended"
 
 
 def valid_name(name: str) -> bool:

@@ -1,8 +1,9 @@
 """Files from host to host by rsync over the migration's SSH channel.
 
-Rule: everything a VE can see of a file moves with it: hard links, ACLs, xattrs, numeric ids, holes, device nodes,
-times. A pass over a list looks at the paths of the list and nothing else; a directory listed with a slash at its end is
-compared name by name, so that what is gone from it is removed at the target.
+Rule: everything a VE can see of a file moves with it: hard links, ACLs, xattrs, numeric ids, holes, device nodes, times. A file of
+which only a part came is never in its place; the part is kept aside, and used by the next pass. A pass over a list looks at the
+paths of the list and nothing else; a directory listed with a slash at its end is compared name by name, so that what is gone from
+it is removed at the target.
 """
 
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from agents import shell
+from agents import places, shell
 from agents.engines.port import Tree
 from agents.shell import failed
 from agents.transfer.channel import Channel
@@ -54,6 +55,7 @@ class Pass:
             "rsync",
             *(LISTED if listed else [*WHOLE, "--info=progress2"]),
             *limit,
+            f"--partial-dir={places.partial(self.place, self.channel.migration)}",
             *(COMPRESSED if self.compressed else ()),
             *(f"--exclude={path}" for path in self.tree.excluded),
             "-e",

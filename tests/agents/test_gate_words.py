@@ -46,8 +46,8 @@ def test_our_own_passes_are_let_in(tmp_path: Path, listed: bool, limit: int, com
     """A pass over everything and one over a list, with and without a limit, compressed or not: each may write to its place."""
     words = server_words(tmp_path, listed=listed, bandwidth_bytes_per_s=limit, compressed=compressed)
 
-    assert permitted_rsync(words, [str(PLACE)])
-    assert not permitted_rsync(words, ["/vservers/web2", "/vservers/web", str(PLACE / "etc")])
+    assert permitted_rsync(words, "m", [str(PLACE)])
+    assert not permitted_rsync(words, "m", ["/vservers/web2", "/vservers/web", str(PLACE / "etc")])
 
 
 @pytest.mark.parametrize("option", ["--sender", "--rsync-path=sh", "--files-from=/etc/shadow", "--no-relative-x", "x"])
@@ -55,4 +55,15 @@ def test_words_that_reach_elsewhere_are_not(tmp_path: Path, option: str) -> None
     """One option more, and the key lets nobody in."""
     words = server_words(tmp_path, listed=True)
 
-    assert not permitted_rsync([*words[:-2], option, *words[-2:]], [str(PLACE)])
+    assert not permitted_rsync([*words[:-2], option, *words[-2:]], "m", [str(PLACE)])
+
+
+def test_parts_lie_nowhere_else(tmp_path: Path) -> None:
+    """What comes in part may lie beside the tree, under this migration's name, and in no other place."""
+    words = server_words(tmp_path, listed=True)
+    at = words.index("--partial-dir") + 1
+
+    assert words[at] == "/vservers/.m.partial"
+    for elsewhere in ("/etc", "/vservers/.other.partial", "/vservers/web1", ".m.partial"):
+        assert not permitted_rsync([*words[:at], elsewhere, *words[at + 1 :]], "m", [str(PLACE)])
+    assert not permitted_rsync([*words[:-2], "--partial-dir", *words[-2:]], "m", [str(PLACE)])

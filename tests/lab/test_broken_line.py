@@ -24,6 +24,7 @@ HOLD = f"printf -v held '%0{MEMORY_BYTES}d' 7; {SLEEP} 1d; echo ${{#held}}"
 """A shell that holds so much memory in a variable, all of it the same byte."""
 SLOW_MBIT_S = 160
 FILES, FILE_BYTES = 60, 2 << 20
+ALL_BYTES = FILES * FILE_BYTES
 RATE_MBIT_S = 320
 LIMIT_S = 90.0
 TEXTS, TEXT = 20, b"".join(b"%09d: a line of a log, as files often are\n" % line for line in range(40_000))
@@ -63,10 +64,18 @@ def memory_bytes(command: CommandLine) -> int:
     return max(int(each["memory_bytes"]) for each in ves if each["ve"] == VE)
 
 
-def arrived(host: Host) -> int:
-    """How many of the VE's files are there whole."""
-    there = host.path(f"/var/lib/migrator/ve/{VE}/rootfs/data")
-    return sum(path.stat().st_size == FILE_BYTES for path in there.glob("[0-9]*")) if there.is_dir() else 0
+def data_of(host: Host) -> Path:
+    """The VE's files of some size."""
+    return host.path(f"/var/lib/migrator/ve/{VE}/rootfs/data")
+
+
+def arrived_bytes(host: Host) -> int:
+    """What there is of them, also in part."""
+    there, found = data_of(host), 0
+    for path in there.glob("*") if there.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):  # it got its name
+            found += path.stat().st_size
+    return found
 
 
 def received_bytes(host: Host) -> int:
@@ -75,12 +84,15 @@ def received_bytes(host: Host) -> int:
     return max(int(line.split(":")[1].split()[0]) for line in lines if ":" in line)  # a bridge counts them again
 
 
-def test_what_has_come_is_used_again(lab: Lab, command: CommandLine) -> None:
-    """SSH between the hosts is killed in the middle of the first round: the move ends well, and most files cross once."""
+@pytest.mark.parametrize("large", [False, True], ids=["many files", "one large file"])
+def test_what_has_come_is_used_again(lab: Lab, command: CommandLine, *, large: bool) -> None:
+    """SSH between the hosts is killed in the middle of the first round: the move ends well, and most of all files crosses once."""
     alpha, beta = lab.host("alpha"), lab.host("beta")
+    if large:
+        gather(data_of(alpha))
     before = received_bytes(beta)
     with command.start("migrate", VE, "beta", "--bandwidth", str(RATE_MBIT_S)) as moving:
-        eyes.wait_for(lambda: arrived(beta) > FILES // 2 or moving.poll() is not None, LIMIT_S)
+        eyes.wait_for(lambda: arrived_bytes(beta) > ALL_BYTES // 2 or moving.poll() is not None, LIMIT_S)
         for each in eyes.tools(alpha, ("ssh",)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(each.pid, signal.SIGKILL)
@@ -90,8 +102,19 @@ def test_what_has_come_is_used_again(lab: Lab, command: CommandLine) -> None:
     [report] = json.loads(command.run("history", "--json", "--limit", "1"))
     assert report["phase"] == "done"
     assert any("the line to the target broke" in note for note in report["notes"]), report["notes"]
-    assert arrived(beta) == FILES
-    assert received_bytes(beta) - before < 1.35 * FILES * FILE_BYTES + (20 << 20)
+    assert sorted(path.stat().st_size for path in data_of(beta).iterdir()) == (
+        [ALL_BYTES] if large else [FILE_BYTES] * FILES
+    )
+    assert received_bytes(beta) - before < 1.35 * ALL_BYTES + (20 << 20)
+    assert beta.run("find", "/var/lib/migrator", "-name", "*partial*", "-o", "-name", "*..ended").stdout == ""
+
+
+def gather(data: Path) -> None:
+    """All of it in one file."""
+    whole = b"".join(path.read_bytes() for path in data.iterdir())
+    for path in data.iterdir():
+        path.unlink()
+    (data / "whole").write_bytes(whole)
 
 
 @pytest.mark.parametrize("compress", [True, False])
@@ -99,8 +122,7 @@ def test_what_is_no_noise_is_compressed_where_the_line_is_slow(
     lab: Lab, command: CommandLine, *, compress: bool
 ) -> None:
     """On a slow line, memory and files cross in a fraction of their size, unless the operator forbids that."""
-    data = lab.host("alpha").path(f"/var/lib/migrator/ve/{VE}/rootfs/data")
-    for path in data.iterdir():
+    for path in data_of(lab.host("alpha")).iterdir():
         path.write_bytes(b"" if int(path.name) >= TEXTS else TEXT)
     words = ["--bandwidth", str(SLOW_MBIT_S), *([] if compress else ["--no-compress"])]
     command.run("migrate", VE, "beta", *words)
@@ -111,5 +133,5 @@ def test_what_is_no_noise_is_compressed_where_the_line_is_slow(
     assert [note.split()[0] for note in notes] == (["files", "memory"] if compress else [])
     assert (report["memory_bytes"] < MEMORY_BYTES // 2) is compress
     assert (report["file_bytes"] < TEXTS * len(TEXT) // 2) is compress
-    there = lab.host("beta").path(f"/var/lib/migrator/ve/{VE}/rootfs/data")
+    there = data_of(lab.host("beta"))
     assert [(there / str(number)).read_bytes() == TEXT for number in range(TEXTS)] == [True] * TEXTS

@@ -156,5 +156,6 @@ def usage_bytes(top: Path) -> int:
 
 
 def all_bundles() -> tuple[Bundle, ...]:
-    """Every bundle on this host."""
-    return tuple(Bundle(path.parent.name) for path in sorted(BUNDLES.glob("*/config.json")))
+    """Every bundle on this host; parts of files that are on their way lie in directories whose names are none of a VE."""
+    names = (path.parent.name for path in sorted(BUNDLES.glob("*/config.json")))
+    return tuple(Bundle(name) for name in names if places.valid_name(name))
