@@ -6,10 +6,7 @@ lab that a killed bench left is removed by the next of the same name; two at onc
 
 import contextlib
 import fcntl
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -17,6 +14,7 @@ from pathlib import Path
 
 from scenarios.bench.workload import BenchError, Workload
 from scenarios.lab import bundles, fleet
+from scenarios.lab.command import CommandLine
 from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
 from scenarios.lab.topology import HostSpec, Topology
@@ -112,21 +110,8 @@ class Stage:
 
     def migrator(self, *words: str, limit_s: float = 300) -> str:
         """Run the program of this checkout; its standard output. Raises BenchError with its error output."""
-        environment = {
-            **os.environ,
-            "MIGRATOR_INVENTORY": str(self.lab.inventory),
-            "MIGRATOR_JOURNAL": str(self.lab.directory / "journal.db"),
-        }
-        argv = [str(Path(sys.executable).parent / "migrator"), *words]
-        done = subprocess.run(
-            argv,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=limit_s,
-            stdin=subprocess.DEVNULL,
-        )
+        command = CommandLine(self.lab.inventory, self.lab.directory / "journal.db")
+        done = command.attempt(*words, limit_s=limit_s)
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip())[-2000:]
             raise BenchError(f"migrator {' '.join(words)} ended with {done.returncode}: {said}")

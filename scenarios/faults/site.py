@@ -5,11 +5,9 @@ is what such a host would have too.
 """
 
 import json
-import os
 import re
 import sqlite3
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,6 +16,7 @@ from pathlib import Path
 
 from scenarios.faults import heartbeat, kinds, probe
 from scenarios.faults.kinds import Kind
+from scenarios.lab.command import CommandLine
 from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
 from scenarios.lab.topology import HostSpec, Topology
@@ -107,21 +106,14 @@ class Site:
 
     # --- the program -----------------------------------------------------------------------------
 
-    def argv(self, *words: str) -> list[str]:
-        """The program as a person would run it."""
-        return [str(Path(sys.executable).parent / "migrator"), *words]
-
     @property
-    def environment(self) -> dict[str, str]:
-        """For the program."""
-        return {**os.environ, "MIGRATOR_INVENTORY": str(self.lab.inventory), "MIGRATOR_JOURNAL": str(self.journal)}
+    def command(self) -> CommandLine:
+        """The program as a person would run it."""
+        return CommandLine(self.lab.inventory, self.journal)
 
     def migrator(self, *words: str, limit_s: float = 120) -> "subprocess.CompletedProcess[str]":
         """Run the program to its end, whatever that is."""
-        argv = self.argv(*words)
-        return subprocess.run(
-            argv, env=self.environment, capture_output=True, text=True, check=False, timeout=limit_s, stdin=-3
-        )
+        return self.command.attempt(*words, limit_s=limit_s)
 
     def must(self, *words: str) -> str:
         """Run the program; it has to succeed."""

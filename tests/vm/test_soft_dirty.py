@@ -1,27 +1,22 @@
 """Memory by soft-dirty bits, on a kernel that has them: exact, and paying for what changed instead of for all there is."""
 
-import io
 import json
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from migrator.adapters import program
 from migrator.wire.facts import MemoryMethod
 from scenarios.lab import bundles, writer
 from scenarios.lab.command import CommandLine
 from scenarios.lab.fleet import Lab
-from scenarios.lab.hosts import Host
-from tests.agents.transfer.memory.memory_ve import PROGRAMS, compiled
+from tests.agents.transfer.memory.memory_ve import PROGRAMS
 
 pytestmark = pytest.mark.vm
 
-HERE = Path(__file__).parents[2]
 EXACTNESS = "tests/agents/transfer/memory/test_exactness.py"
 REDIS = "/usr/bin/redis-server"
 SERVICE = [REDIS, "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", "/data"]
@@ -29,30 +24,12 @@ FILL_BYTES = 512 << 20
 EMULATED_LIMIT_S = 600.0
 
 
-@pytest.fixture(scope="module")
-def alpha(machines: Lab, tmp_path_factory: pytest.TempPathFactory) -> Host:
-    """A virtual machine with this checkout in /srv, what the agent needs in /srv/agent.pyz, and the C programs made."""
-    host = machines.host("alpha")
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for part in ("agents", "migrator", "scenarios", "tests"):
-            archive.add(HERE / part, part, filter=lambda each: None if "__pycache__" in each.name else each)
-        archive.add(compiled("churn", tmp_path_factory.mktemp("churn")), "programs/churn")
-        content = program.build()[1]
-        entry = tarfile.TarInfo("agent.pyz")
-        entry.size = len(content)
-        archive.addfile(entry, io.BytesIO(content))
-    words = host.argv(["tar", "-xz", "-C", "/srv"])
-    subprocess.run(words, input=packed.getvalue(), check=True)
-    return host
-
-
-def test_held_is_what_the_frozen_ve_holds(alpha: Host) -> None:
+def test_held_is_what_the_frozen_ve_holds(machines: Lab) -> None:
     """The suite of all methods, run there: page by page, under every kind of change, what is held is what the VE holds."""
     words = "python3 -m pytest -c /dev/null --rootdir /srv -q --import-mode=importlib -p no:cacheprovider -k soft-dirty"
     places = f"PYTHONPATH=/srv:/srv/agent.pyz {PROGRAMS}=/srv/programs"
     script = f"cd /srv && {places} {words} {EXACTNESS} 2>&1"
-    done = alpha.run("sh", "-c", script, check=False, limit_s=EMULATED_LIMIT_S)
+    done = machines.host("alpha").run("sh", "-c", script, check=False, limit_s=EMULATED_LIMIT_S)
     assert done.returncode == 0, done.stdout
     assert "17 passed" in done.stdout, done.stdout
 
