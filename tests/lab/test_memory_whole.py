@@ -45,7 +45,7 @@ class Weaver:
     def move(self, target: str) -> None:
         """By the method, and no other."""
         report = json.loads(self._command.run("migrate", self.ve, target, "--memory", self.method, "--json"))
-        assert report["memory_method"] == self.method
+        assert report["memory_method"] == self.method, json.dumps(report)
 
     def wrong(self, host: Host) -> tuple[int, int]:
         """(how much it has checked, what was wrong of that), after it has checked everything now."""

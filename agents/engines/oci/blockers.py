@@ -94,7 +94,7 @@ class Process:
         return found.group(1) if found else ""
 
     def namespace(self, kind: str) -> str:
-        """Which namespace of a kind it is in; empty where the kernel has no such kind."""
+        """Which namespace of a kind it is in; empty where the kernel has no such kind, and for one that has ended meanwhile."""
         try:
             return os.readlink(self._path("ns", kind))
         except OSError:
@@ -149,7 +149,7 @@ def _relations(process: Process, first: Process) -> Iterator[str]:
     if tracer and Process(tracer).status.get("Name") != "criu":
         yield f"is traced by {Process(tracer)}: end the debugger"
     for kind in NAMESPACES_OF_ONE:
-        if process.namespace(kind) != first.namespace(kind):
+        if process.namespace(kind) not in {"", first.namespace(kind)}:
             yield f"is in a {kind} namespace of its own: end the container or sandbox inside the VE"
     if kind := _future(process):
         yield f"has made a {kind} namespace for its children: end it"
@@ -160,8 +160,8 @@ def _relations(process: Process, first: Process) -> Iterator[str]:
 def _future(process: Process) -> str:
     """The kind of namespace that children of it would be born into, and it is not in."""
     for kind in ("pid", "time"):
-        later = process.namespace(f"{kind}_for_children")
-        if later and later != process.namespace(kind):
+        later, now = process.namespace(f"{kind}_for_children"), process.namespace(kind)
+        if later and now and later != now:
             return kind
     return ""
 

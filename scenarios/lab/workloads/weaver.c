@@ -46,6 +46,11 @@ static void check(struct arena *a, size_t page) {
 static void put(struct arena *a, size_t page, uint64_t stamp) { a->stamp[page] = stamp; fill(at(a, page), stamp); }
 static void cleared(struct arena *a, size_t page, size_t count) { memset(a->stamp + page, 0, count * sizeof *a->stamp); }
 
+static void anew(struct arena *a, size_t page, size_t count) {
+	char *wanted = at(a, page);
+	if (mmap(wanted, count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != wanted) exit(4);
+	cleared(a, page, count);
+}
 static void child(struct arena *a) {
 	pid_t pid = fork();
 	if (!pid) {
@@ -68,20 +73,18 @@ static void change(struct arena *a) {
 	char *from = at(a, page);
 	switch (any(a) % 9) {
 	case 0: madvise(from, count * PAGE, MADV_DONTNEED); cleared(a, page, count); return;
-	case 1:
-		if (mmap(from, count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != from) exit(4);
-		cleared(a, page, count); return;
+	case 1: anew(a, page, count); return;
 	case 2: madvise(from, count * PAGE, any(a) % 2 ? MADV_DONTDUMP : MADV_DODUMP); return;
 	case 3:
 		mprotect(from, count * PAGE, any(a) % 2 ? PROT_READ : PROT_READ | PROT_EXEC);
 		for (size_t i = 0; i < count; i++) check(a, page + i);
 		mprotect(from, count * PAGE, PROT_READ | PROT_WRITE); return;
-	case 4: {	/* moved onto other pages; where it lay is mapped anew */
+	case 4: {	/* moved onto other pages; where it lay is mapped anew. Over several mappings it may fail, both places half empty. */
 		if (other < page + count && page < other + count) return;
-		if (mremap(from, count * PAGE, count * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, at(a, other)) == MAP_FAILED) return;
-		if (mmap(from, count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != from) exit(4);
-		memcpy(a->stamp + other, a->stamp + page, count * sizeof *a->stamp);
-		cleared(a, page, count); return;
+		int moved = mremap(from, count * PAGE, count * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, at(a, other)) != MAP_FAILED;
+		if (moved) memcpy(a->stamp + other, a->stamp + page, count * sizeof *a->stamp);
+		else anew(a, other, count);
+		anew(a, page, count); return;
 	}
 	case 5: if (any(a) % 8 == 0) child(a); return;
 	case 6: {
