@@ -105,7 +105,7 @@ def test_what_has_come_is_used_again(lab: Lab, command: CommandLine, *, large: b
     assert sorted(path.stat().st_size for path in data_of(beta).iterdir()) == (
         [ALL_BYTES] if large else [FILE_BYTES] * FILES
     )
-    assert received_bytes(beta) - before < 1.35 * ALL_BYTES + (20 << 20)
+    assert received_bytes(beta) - before < 1.35 * ALL_BYTES  # 1.23 with, 1.73 without
     assert beta.run("find", "/var/lib/migrator", "-name", "*partial*", "-o", "-name", "*..ended").stdout == ""
 
 
