@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 VALUE_BYTES = 1 << 16
 BATCH = 500
 ANSWER_LIMIT_S = 120.0
+START_LIMIT_S, KNOCK_S = 60.0, 0.1
 
 
 @dataclass(slots=True)
@@ -101,6 +102,18 @@ def fill(connection: Connection, count_bytes: int) -> None:
         connection.say(("SET", f"fill:{number}", os.urandom(VALUE_BYTES)))
 
 
+def _connected(address: str) -> socket.socket:
+    """A Redis that was started just now may not listen yet."""
+    deadline_s = time.monotonic() + START_LIMIT_S
+    while True:
+        try:
+            return socket.create_connection((address, 6379), timeout=ANSWER_LIMIT_S)
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(KNOCK_S)
+
+
 def _batches(count: int) -> Iterator[range]:
     return (range(at, min(at + BATCH, count)) for at in range(0, count, BATCH))
 
@@ -108,7 +121,7 @@ def _batches(count: int) -> Iterator[range]:
 def main() -> None:
     """See the module."""
     address, fill_bytes = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    connection = Connection(socket.create_connection((address, 6379), timeout=ANSWER_LIMIT_S))
+    connection = Connection(_connected(address))
     connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     fill(connection, fill_bytes)
     [client_id] = connection.say(("CLIENT", "ID"))

@@ -20,8 +20,10 @@ pytestmark = pytest.mark.vm
 EXACTNESS = "tests/agents/transfer/memory/test_exactness.py"
 REDIS = "/usr/bin/redis-server"
 SERVICE = [REDIS, "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", "/data"]
-FILL_BYTES = 512 << 20
+FILL_BYTES = 256 << 20
 EMULATED_LIMIT_S = 600.0
+DEADLINE_S = "120"
+"""A dump of all that takes longer than the usual 10 s on an emulated processor."""
 
 
 def test_held_is_what_the_frozen_ve_holds(machines: Lab) -> None:
@@ -52,7 +54,8 @@ class Shop:
 
     def move(self, target: str, method: MemoryMethod) -> dict[str, Any]:
         """One move; its report."""
-        told: dict[str, Any] = json.loads(self._command.run("migrate", "shop", target, "--memory", method, "--json"))
+        words = ["migrate", "shop", target, "--memory", method, "--deadline", DEADLINE_S, "--json"]
+        told: dict[str, Any] = json.loads(self._command.run(*words))
         return told
 
 

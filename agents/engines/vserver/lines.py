@@ -75,7 +75,7 @@ def bring_up(guest: Guest, maps: Maps) -> tuple[str, ...]:
             elif found.up or not _guests_own(found, maps):
                 continue
             else:
-                _note(name, made=False)
+                _note(name, made=notes.own_devices().get(name, False))
             devices.set_up(name)
         except (LookupError, NetlinkError) as error:
             _forget(name)
