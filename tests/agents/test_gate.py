@@ -19,7 +19,7 @@ PLACE = "/var/lib/migrator/ve/shop"
 )
 def test_both_kinds_of_pass_are_let_in(sent: str) -> None:
     """What rsync 3.4 and 3.5 send for our two kinds of pass is permitted."""
-    assert permitted_rsync(shlex.split(sent), [PLACE])
+    assert permitted_rsync(shlex.split(sent), "m", [PLACE])
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,11 @@ def test_both_kinds_of_pass_are_let_in(sent: str) -> None:
         f"rsync --server -lHogDtpAXrSe.LsfxCIvu --rsync-path=/bin/sh . {PLACE}/",
         f"rsync --server -lHogDtpAXrSe.LsfxCIvu --files-from=/etc/shadow . {PLACE}/",
         f"rsync --server -lHogDtpAXrSe.LsfxCIvu --temp-dir=/etc . {PLACE}/",
+        f"rsync --server -lHogDtpAXrSe.LsfxCIvu --partial-dir=/etc . {PLACE}/",
+        f"rsync --server -lHogDtpAXrSe.LsfxCIvu --partial-dir /etc . {PLACE}/",
         "sh -c id",
     ],
 )
 def test_everything_else_is_refused(sent: str) -> None:
     """Reading, other places, options that reach elsewhere and other programs are refused."""
-    assert not permitted_rsync(shlex.split(sent), [PLACE])
+    assert not permitted_rsync(shlex.split(sent), "m", [PLACE])
