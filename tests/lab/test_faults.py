@@ -154,8 +154,8 @@ class Terminal:
         self._keyboard, screen = pty.openpty()
         self._text = ""
         self._process = subprocess.Popen(
-            ["setsid", "--ctty", *site.argv(*words)],
-            env=site.environment,
+            ["setsid", "--ctty", *site.command.argv(*words)],
+            env=site.command.environment,
             stdin=screen,
             stdout=screen,
             stderr=screen,
