@@ -153,11 +153,12 @@ def test_who_lost_the_lease_can_do_nothing_more(journal: SqlJournal, open_journa
     second = other.lease("m1", LATER, "there:2")
 
     assert second > first
-    for write in (
+    writes: tuple[Callable[[], object], ...] = (
         lambda: journal.append("m1", first, EVENTS[1], LATER),
         lambda: journal.renew("m1", first, LATER),
         lambda: journal.end("m1", first, "done"),
-    ):
+    )
+    for write in writes:
         with pytest.raises(LeaseLost, match="there:2"):
             write()
     journal.give_up("m1", first)
@@ -276,7 +277,8 @@ class Other:
         """What it said, when it has ended well."""
         output, errors = self.process.communicate(timeout=60)
         assert self.process.returncode == 0, errors
-        return output.splitlines()
+        lines: list[str] = output.splitlines()
+        return lines
 
 
 def at_once(url: str, works: dict[str, str]) -> dict[str, list[str]]:

@@ -155,7 +155,7 @@ def test_migration_under_way_is_shown_until_it_ends() -> None:
     metrics = Metrics()
     tell(said(GOOD), [metrics])
     assert value(metrics, "migrator_in_progress", phase="handing-over") == 0
-    assert not [each.name for each in metrics.families.of_one_migration if samples(metrics, each._name)]
+    assert not [each._name for each in metrics.families.of_one_migration if samples(metrics, each._name)]
 
 
 def test_progress_is_shown_for_its_phase() -> None:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,7 +15,7 @@ from migrator.adapters.ssh import Loop, SshLink
 from migrator.core.inventory import Host
 from migrator.wire.codec import decode, encode
 from migrator.wire.facts import Mode
-from migrator.wire.faults import Fault, FaultCode
+from migrator.wire.faults import Fault, FaultCode, FaultError
 from migrator.wire.framing import FRAME_BYTES_MAX, FrameReader
 from migrator.wire.messages import (
     PROTOCOL_VERSION,
@@ -284,7 +285,8 @@ async def test_file_of_ours_that_is_wrong(
     if content is not None:
         file.write_text(content)
         file.chmod(0o600)
-    found = await ask(replace(nobody(1), **{field: str(file)}), loop)
+    changed: dict[str, Any] = {field: str(file)}
+    found = await ask(replace(nobody(1), **changed), loop)
 
     assert (found.code, found.step, found.definite) == (FaultCode.NOT_TRUSTED, "connect", True)
     assert f"{file} {words}" in found.message
@@ -312,6 +314,6 @@ async def test_key_that_is_another(tmp_path: Path, loop: Loop) -> None:
 async def test_plain_commands_have_the_same_faults(loop: Loop) -> None:
     """What `host add` runs before there is an agent fails with the same words."""
     link = SshLink(replace(nobody(1), identity_file="/none"), loop)
-    with pytest.raises(ssh.FaultError, match="/none cannot be used"):
+    with pytest.raises(FaultError, match="/none cannot be used"):
         await link.run("true")
     await link.close()

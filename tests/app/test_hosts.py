@@ -1,6 +1,7 @@
 """Making a machine a host: nothing is changed where something is missing, and an agent that is busy is not replaced."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import trio
@@ -9,7 +10,7 @@ from trio.testing import MockClock
 from migrator.app import hosts
 from migrator.wire.facts import Claim, Record
 from migrator.wire.faults import FaultCode, FaultError
-from migrator.wire.messages import HostInspected, InspectHost, Reply, VesListed
+from migrator.wire.messages import HostInspected, InspectHost, VesListed
 from tests.app.made_up import Agent
 from tests.stories import ALPHA, LOST, VE
 
@@ -114,7 +115,8 @@ async def test_host_without_a_python_is_not_changed(python: Ran, says: str) -> N
 @pytest.mark.parametrize("ended", [(1, "", "cat: write error: No space left on device"), (None, "", "")])
 async def test_step_that_fails_is_named(step: str, ended: Ran) -> None:
     """Which step, how it ended (without a status is not failed but unknown), and the host's own words."""
-    shell = Shell(**{step: ended})
+    one: dict[str, Any] = {step: ended}
+    shell = Shell(**one)
     with pytest.raises(FaultError) as caught:
         await add(shell, Agent(ALPHA))
 
@@ -126,9 +128,9 @@ async def test_step_that_fails_is_named(step: str, ended: Ran) -> None:
 
 async def test_agent_that_takes_its_time(quick_clock: MockClock) -> None:
     """It is asked until it answers."""
-    tries = [LOST, LOST, LOST, HostInspected(ALPHA)]
+    tries: list[Any] = [LOST, LOST, LOST, HostInspected(ALPHA)]
 
-    async def at_last(_: InspectHost) -> Reply:
+    async def at_last(_: InspectHost) -> Any:
         return tries.pop(0) if len(tries) > 1 else tries[0]
 
     state = await add(Shell(), Agent(ALPHA, InspectHost=at_last))

@@ -211,10 +211,8 @@ def test_fence_ends_when_the_host_speaks() -> None:
     words: list[tuple[Role, Reply]] = [(Role.SOURCE, stands(Claim.GIVEN)), (Role.TARGET, LOST)]
     migration, _ = play([*GOOD[:4], (Role.SOURCE, LOST)])
     migration.handle(Fenced(5.0, Role.TARGET, "ops", "power is off"))
-    for reply in (stands(Claim.GIVEN), held()):
-        migration.handle(
-            Replied(6.0, Role.SOURCE if reply.standing.record.claim is Claim.GIVEN else Role.TARGET, reply)
-        )
+    for role, now in ((Role.SOURCE, stands(Claim.GIVEN)), (Role.TARGET, held())):
+        migration.handle(Replied(6.0, role, now))
 
     migration.handle(Resumed(7.0))
     commands: list[Command] = []

@@ -115,7 +115,8 @@ def test_one_direction_for_ever() -> None:
 
 def test_every_record_is_a_word() -> None:
     """Whatever record a host has, the table knows it by a name."""
-    for claim, migration, cold, working, complete in itertools.product(Claim, ("m", "n"), *[(False, True)] * 3):
+    either = (False, True)
+    for claim, migration, cold, working, complete in itertools.product(Claim, ("m", "n"), either, either, either):
         record = Record("web", claim, 3, migration, image_complete=complete, cold=cold)
         assert source_says(Standing(record, VeState.FROZEN, working), "m") is not SourceSays.SILENT
         assert target_says(Standing(record, VeState.FROZEN, working), "m") is not TargetSays.SILENT

@@ -9,6 +9,7 @@ import pytest
 
 from scenarios import demo_vserver
 from scenarios.demo import Demo
+from scenarios.lab import many_files
 from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
 
@@ -47,7 +48,7 @@ def test_every_file_is_the_same_file(vserver_lab: Lab, vserver_host: Host, vserv
 )
 def test_the_comparison_sees(tmp_path: Path, change: str) -> None:
     """Each kind of difference is found; a comparison that sees nothing would prove nothing."""
-    script = Path(demo_vserver.many_files.__file__)
+    script = Path(many_files.__file__)
     tree = tmp_path / "tree"
     subprocess.run([sys.executable, script, "make", tree, "100"], check=True)
     before = subprocess.run([sys.executable, script, "list", tree], check=True, capture_output=True, text=True).stdout

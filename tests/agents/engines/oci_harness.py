@@ -6,10 +6,11 @@ import struct
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
 
-from agents.engines.port import Engine
+from agents.engines.port import Engine, PagesApart
 from scenarios.lab import workloads
 from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
@@ -45,9 +46,12 @@ def allow(harness: "OciHarness", *capabilities: str) -> None:
 class OciHarness:
     """One runtime on one host."""
 
-    def __init__(self, lab: Lab, host: Host, engine: Engine, runtime: str) -> None:
+    def __init__(self, lab: Lab, host: Host, engine: Any, runtime: str) -> None:
+        """`engine`: one that is here, or stands for one on a host."""
         number = next(_numbers)
-        self.lab, self.host, self.engine, self.runtime = lab, host, engine, runtime
+        self.engine: Engine = engine
+        self.apart: PagesApart = engine
+        self.lab, self.host, self.runtime = lab, host, runtime
         self.ve = f"{runtime}{number}x"
         self.addresses = lab.ve_addresses(100 + number % 150)
         self.scratch = Path(f"/run/scratch{number}")

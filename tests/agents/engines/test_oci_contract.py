@@ -50,8 +50,8 @@ class TestOci(EngineContract):
     async def test_restore_started_ahead_for_nothing(self, harness: OciHarness) -> None:
         """What waits for images that never come is no process of the VE, and goes with all that was made for it."""
         await arrived(harness)
-        await harness.engine.hold_ahead(harness.ve, harness.scratch / "images")
-        await harness.engine.hold_soon(harness.ve)
+        await harness.apart.hold_ahead(harness.ve, harness.scratch / "images")
+        await harness.apart.hold_soon(harness.ve)
 
         assert doors(harness) == 1
         assert await harness.engine.look(harness.ve) is VeState.STOPPED
@@ -63,7 +63,7 @@ class TestOci(EngineContract):
     async def test_restore_started_ahead_of_another_kind(self, harness: OciHarness) -> None:
         """What waits to restore lazily is no use for complete images: it ends, and they are restored."""
         before = await arrived(harness)
-        await harness.engine.hold_ahead(harness.ve, harness.scratch / "images")
+        await harness.apart.hold_ahead(harness.ve, harness.scratch / "images")
         await harness.engine.hold(harness.ve, harness.scratch / "images")
 
         assert doors(harness) == 0

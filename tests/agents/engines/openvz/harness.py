@@ -33,7 +33,7 @@ class OpenVzHarness:
     def __init__(self, host: Host, remote: RemoteEngine, ve: str = "101", conf: str = "") -> None:
         self.host, self.ve, self.conf = host, ve, conf
         self.remote = remote
-        self.engine: Engine = remote  # type: ignore[assignment]  # it has every method, by __getattr__
+        self.engine: Engine = remote  # it has every method, by __getattr__
         host.run("rm", "-rf", str(self.scratch))
         host.path(str(self.scratch)).mkdir(parents=True)
 

@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from agents.engines.vserver.tree import Directory, File, Link, Node, Tree, unpack
 
-NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=20).filter(
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
     lambda name: name not in (".", "..")
 )
 NODES: st.SearchStrategy[Node] = st.one_of(
     st.builds(File, st.binary(max_size=40), st.sampled_from([0o600, 0o755]), st.integers(0, 9), st.integers(0, 9)),
-    st.builds(Link, st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1)),
+    st.builds(Link, st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)),
     st.builds(Directory, st.sampled_from([0o700, 0o755])),
 )
 
