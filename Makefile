@@ -32,7 +32,7 @@ lint: setup
 	$(VENV)/bin/lint-imports
 
 unit: setup
-	$(VENV)/bin/pytest -m "not lab and not vm and not slow"
+	$(VENV)/bin/pytest --numprocesses=2 -m "not lab and not vm and not slow"
 
 test: setup
 	$(VENV)/bin/pytest -m "not vm"
