@@ -4,7 +4,7 @@ Rule: events of one VE are handled one at a time, in the order they came; a reco
 an act that is under way when the machine wants to undo is cancelled first.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
@@ -180,20 +180,3 @@ class Keeper:
         with scope:
             await trio.sleep(limit_s)
             await self.feed(DeadlinePassed())
-
-
-def _fault_in(group: BaseExceptionGroup[BaseException], act: Act) -> Fault:
-    """The fault of several things done side by side: the first that one of them named, else our own mistake."""
-    leaves = list(_leaves(group))
-    for error in leaves:
-        if isinstance(error, FaultError):
-            return error.fault
-    return Fault(FaultCode.INTERNAL, "; ".join(f"{type(error).__name__}: {error}" for error in leaves), step=str(act))
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

@@ -4,7 +4,6 @@ A step is anything that somebody does: an event handled, a command carried out, 
 between two steps, so a plan that puts one at every step leaves no boundary out.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -167,11 +166,3 @@ def draw(random: Random) -> tuple[Fault, ...]:
             marks = ACTS if kind in OF_ACTS else SAID if kind in OF_MESSAGES else ACTS + SAID + WRITTEN
             plan.append(Fault(kind, mark=random.choice(marks), nth=random.choice((1, 1, 1, 2)), seconds=seconds))
     return tuple(plan)
-
-
-def singles(steps: int, kinds: tuple[Kind, ...] = tuple(Kind), lasts_s: tuple[float, ...] = (3.0,)) -> Iterator[Fault]:
-    """Every one of these faults at every step."""
-    for step in range(1, steps + 1):
-        for kind in kinds:
-            for seconds in lasts_s:
-                yield Fault(kind, step, seconds=seconds)

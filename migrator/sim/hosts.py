@@ -142,11 +142,6 @@ class Host:
             self.version = self.files = self.world.latest
         self.state = state
 
-    def power_off(self) -> None:
-        """What a VE's owner does: an orderly stop."""
-        if self.state is not ABSENT:
-            self._leave(STOPPED)
-
     # --- acts ------------------------------------------------------------------------------------
 
     def perform(self, act: Act, record: Record, order: Order) -> Reply | dict[str, str] | None:

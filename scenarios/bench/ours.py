@@ -33,7 +33,7 @@ class Ours:
 
     def warm(self, stage: Stage, ve: str) -> None:
         """Never asked for."""
-        raise NotImplementedError(f"{self.name} starts cold")
+        raise ValueError(f"{self.name} starts cold")
 
     def move(self, stage: Stage, ve: str) -> Moved:
         """`migrator migrate`, and what its report says."""

@@ -26,7 +26,8 @@ class CommandLine:
     @property
     def environment(self) -> dict[str, str]:
         """What the program is told by the environment."""
-        return {**os.environ, "MIGRATOR_INVENTORY": str(self.inventory), "MIGRATOR_JOURNAL": str(self.journal)}
+        told = {"MIGRATOR_INVENTORY": str(self.inventory), "MIGRATOR_JOURNAL": str(self.journal), "MIGRATOR_LOG": ""}
+        return os.environ | told
 
     @staticmethod
     def argv(*words: str) -> list[str]:

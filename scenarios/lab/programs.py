@@ -4,6 +4,7 @@ Rule: what is run inside a place ends with the place, and a program that is give
 """
 
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -43,12 +44,12 @@ def run(
     return done
 
 
-class Place:
+class Place(ABC):
     """Somewhere in a lab where programs can be run."""
 
+    @abstractmethod
     def argv(self, words: Sequence[str], *, on_parent_death: str = "KILL") -> list[str]:
         """Argument list that runs `words` there when it is run on this machine."""
-        raise NotImplementedError
 
     def run(
         self, *words: str, check: bool = True, text: str | None = None, limit_s: float = 120

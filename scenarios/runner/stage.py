@@ -5,7 +5,6 @@ and all of it is taken away with `close`, however the scenario ended.
 """
 
 import json
-import os
 import re
 import select
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scenarios.lab import fleet, record
+from scenarios.lab.command import CommandLine
 from scenarios.lab.fleet import Lab
 from scenarios.lab.hosts import Host
 from scenarios.lab.openvz import install as openvz
@@ -76,12 +76,7 @@ class Stage:
         self.clients: dict[str, Client] = {}
         self.remembered: dict[str, list[str]] = {}
         self._words = _words(lab, scenario.addresses)
-        self.environment = {
-            **os.environ,
-            "MIGRATOR_INVENTORY": str(lab.inventory),
-            "MIGRATOR_JOURNAL": str(lab.directory / "journal.db"),
-            "MIGRATOR_LOG": "",
-        }
+        self._command = CommandLine(lab.inventory, lab.directory / "journal.db")
 
     @classmethod
     def up(cls, scenario: Scenario, name: str) -> "Stage":
@@ -120,16 +115,7 @@ class Stage:
 
     def migrator(self, words: list[str], limit_s: float) -> "subprocess.CompletedProcess[str]":
         """The program, run to its end. Raises TimeoutExpired."""
-        argv = [str(Path(sys.executable).parent / "migrator"), *words]
-        return subprocess.run(
-            argv,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=limit_s,
-        )
+        return self._command.attempt(*words, limit_s=limit_s)
 
     def survey(self, host: str) -> list[str]:
         """What is on a host now."""

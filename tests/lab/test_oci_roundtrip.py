@@ -57,7 +57,7 @@ def test_there_and_back(fleet: Fleet, ve: str) -> None:
     """Nothing of the VE is lost on any way, both clients keep their connection, and the network sees the same card."""
     lab = fleet.lab
     addresses = lab.ve_addresses(NUMBERS[ve.removeprefix("tree-")])
-    clients = [workloads.TreeClient(lab, address) for address in addresses]
+    clients = [workloads.Outsider(lab, "client.py", address) for address in addresses]
     sound(workloads.check_tree(lab, addresses[0]))
     mac, last = neighbour(lab, addresses[0]), 0
     try:

@@ -64,11 +64,6 @@ class Host:
         """Where VEs are kept unless their config says otherwise."""
         return Defaults(self.values["VE_ROOT"], self.values["VE_PRIVATE"])
 
-    @property
-    def template_cache(self) -> Path:
-        """OS templates."""
-        return Path(self.values["TEMPLATE"]) / "cache"
-
     def place(self, ve: str, values: dict[str, str], key: str) -> Path:
         """VE_ROOT or VE_PRIVATE of a VE with this config."""
         return Path(with_id(values.get(key) or self.values[key], ve))

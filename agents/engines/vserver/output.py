@@ -142,12 +142,6 @@ def cache_text(space_kib: int, inodes: int) -> str:
     return f"space_used={space_kib}\ninodes_used={inodes}\n"
 
 
-def vlist(text: str) -> Mapping[str, tuple[str, ...]]:
-    """`vattribute --get` and its kin: label -> names."""
-    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return {label.strip(): tuple(word for word in words.strip().split(",") if word) for label, words in pairs}
-
-
 def unescape_mount(word: str) -> str:
     """A field of /proc/PID/mounts or mountinfo."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word)

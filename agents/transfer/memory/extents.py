@@ -71,11 +71,6 @@ def size_bytes(extents: Iterable[Extent]) -> int:
     return sum(end - start for start, end in extents)
 
 
-def contains(extents: Sequence[Extent], wanted: Sequence[Extent]) -> bool:
-    """Whether all of ``wanted`` is in ``extents``."""
-    return not subtract(wanted, extents)
-
-
 def batches(extents: Iterable[Extent], limit_bytes: int, limit_count: int) -> Iterator[Extents]:
     """The set cut into parts of at most ``limit_bytes`` and ``limit_count`` ranges each, in order."""
     part: Extents = []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from agents.transfer.memory.extents import PAGE_BYTES, Extents, batches, normalised, size_bytes, subtract
+from agents.transfer.memory.extents import PAGE_BYTES, Extents, batches, normalised, subtract
 from agents.transfer.memory.port import MemoryRefused
 from agents.transfer.memory.store import HeldSpace
 
@@ -191,11 +191,6 @@ def _compose_one(images: Path, pid: int, space: HeldSpace) -> None:
             os.close(source)
     os.replace(new_pages, old_pages)
     os.replace(new_map, images / f"pagemap-{pid}.img")
-
-
-def total_pages(image: PagemapImage) -> int:
-    """Pages the image names."""
-    return size_bytes((run.start, run.end) for run in image.runs) // PAGE_BYTES
 
 
 def _copy(source: int, offset: int, target: int, length: int) -> None:

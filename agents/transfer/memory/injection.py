@@ -6,7 +6,7 @@ Rule: a userfaultfd belongs to the address space that made the call, so one of t
 
 import os
 
-from agents.tracing.borrowed import PATIENCE_S, SYS_CLOSE, Borrowed, call_in, lent_by, syscall_instruction
+from agents.tracing.borrowed import PATIENCE_S, SYS_CLOSE, Borrowed, lent_by, syscall_instruction
 from agents.tracing.ptrace import NotTraceable
 from agents.transfer.memory import kernel
 
@@ -22,26 +22,6 @@ def open_userfaultfd(pid: int, *, patience_s: float = PATIENCE_S) -> int:
     """
     instruction = syscall_instruction(pid)
     return lent_by(pid, lambda thread: _take(pid, thread, instruction), patience_s=patience_s)
-
-
-def close_in_process(pid: int, number: int, *, patience_s: float = PATIENCE_S) -> None:
-    """Close the descriptor ``number`` inside ``pid``: for one that a child inherited in the instant it existed."""
-    call_in(pid, SYS_CLOSE, number, patience_s=patience_s)
-
-
-def userfaultfds(pid: int) -> list[int]:
-    """Numbers of the descriptors of ``pid`` that are userfaultfds."""
-    found: list[int] = []
-    try:
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                if os.readlink(f"/proc/{pid}/fd/{name}") == "anon_inode:[userfaultfd]":
-                    found.append(int(name))
-            except OSError:
-                continue
-    except OSError:
-        return []
-    return found
 
 
 def _take(pid: int, thread: Borrowed, instruction: int) -> int:

@@ -36,22 +36,22 @@ def install(host: Host, ve: str, runtime: str, addresses: tuple[str, str], progr
     source.unlink()
 
 
-class TreeClient:
-    """A client in the lab's outside place that keeps one connection to a tree; see `client.py`."""
+class Outsider:
+    """A client in the lab's outside place, a program of this folder, that keeps its connections and tells what it saw."""
 
-    def __init__(self, lab: Lab, address: str) -> None:
+    def __init__(self, lab: Lab, program: str, address: str) -> None:
         """`address` may carry a prefix length. Raises RuntimeError when it cannot connect."""
-        words = ["python3", "-I", str(HERE / "client.py"), address.split("/", maxsplit=1)[0]]
+        words = ["python3", "-I", str(HERE / program), address.split("/", maxsplit=1)[0]]
         self.process = lab.client.popen(*words, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"the client of {address} did not connect: {self.process.communicate()[1]}")
+            raise RuntimeError(f"{program} did not connect to {address}: {self.process.communicate()[1]}")
 
-    def report(self) -> dict[str, Any]:
+    def report(self, word: str = "report") -> dict[str, Any]:
         """What it saw since the last report."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("report\n")
+        self.process.stdin.write(word + "\n")
         self.process.stdin.flush()
         told: dict[str, Any] = json.loads(self.process.stdout.readline())
         return told
