@@ -20,7 +20,7 @@ pytestmark = pytest.mark.vm
 EXACTNESS = "tests/agents/transfer/memory/test_exactness.py"
 REDIS = "/usr/bin/redis-server"
 SERVICE = [REDIS, "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", "/data"]
-FILL_BYTES = 256 << 20
+FILL_BYTES = 128 << 20
 EMULATED_LIMIT_S = 600.0
 DEADLINE_S = "120"
 """A dump of all that takes longer than the usual 10 s on an emulated processor."""

@@ -77,7 +77,10 @@ class Guardian:
     def hear(self) -> None:
         """Something is to be read from ``notes``."""
         assert self.notes is not None
-        data, fds, _, _ = socket.recv_fds(self.notes, NOTE_BYTES, 1)
+        try:
+            data, fds, _, _ = socket.recv_fds(self.notes, NOTE_BYTES, 1)
+        except ConnectionResetError:  # it ended with something of ours unread
+            data, fds = b"", []
         if data:
             note = Note.unpack(data)
             self.filling.apply(note, fds[0] if fds else -1)
