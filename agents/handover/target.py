@@ -52,6 +52,9 @@ from migrator.wire.messages import (
     Reserve,
 )
 
+AGAIN_S = 2.0
+"""After so long a failed `run`, or `halt`, is tried again."""
+
 
 class Stage(StrEnum):
     """What is under way; lost with the agent's process, unlike the record."""
@@ -98,8 +101,7 @@ class Target:
             case DidNot():
                 return self._on_did_not(event)
             case DeadlinePassed():
-                late = Fault(FaultCode.DEADLINE, "the VE could not be restored in time", step=str(self.stage))
-                return self._refuse(late) if self.stage is Stage.HOLDING else []
+                return self._on_deadline()
             case Booted():
                 return self._on_boot(event)
             case PeerSaid():
@@ -281,14 +283,34 @@ class Target:
                 self.stage, self._fault = Stage.HALTING, event.fault
                 return [self._do(Act.HALT)]
             case Act.HALT, Stage.HALTING:
-                reason = f"it could not be let run, and whether it ran is not certain: {event.fault.sentence()}"
-                return self._finish(replace(self._fault or event.fault, code=FaultCode.UNCERTAIN, message=reason))
+                return self._on_not_halted(event.fault)
+            case Act.RUN, Stage.STARTING if event.fault.code is not FaultCode.CONFLICT:
+                # It is to run here, and nobody else sees to that: tried until it does.
+                return [*self._answer(event.fault), Arm(AGAIN_S)]
             case (Act.DROP | Act.FORBID, Stage.DROPPING) | (Act.LIFT, Stage.LIFTING) | (Act.RUN, Stage.STARTING):
                 return self._finish(event.fault)
             case _, Stage.DROPPING:
                 return [self._do(Act.DROP)]
             case _:
                 return self._refuse(event.fault)
+
+    def _on_not_halted(self, fault: Fault) -> list[Command]:
+        """The source waits, with its copy, for what becomes of this one: it runs after all, or is halted in the end."""
+        reason = f"it could not be let run, and whether it ran is not certain: {fault.sentence()}"
+        told = replace(self._fault or fault, code=FaultCode.UNCERTAIN, message=reason)
+        return self._finish(told) if fault.code is FaultCode.TOO_LATE else [*self._answer(told), Arm(AGAIN_S)]
+
+    def _on_deadline(self) -> list[Command]:
+        match self.stage:
+            case Stage.HOLDING:
+                late = "the VE could not be restored in time"
+                return self._refuse(Fault(FaultCode.DEADLINE, late, step=str(self.stage)))
+            case Stage.STARTING if self._acting is None:
+                return [self._do(Act.RUN)]
+            case Stage.HALTING if self._acting is None:
+                return [self._do(Act.HALT)]
+            case _:
+                return []
 
     def _on_boot(self, event: Booted) -> list[Command]:
         if not judging.in_a_move(self.record):

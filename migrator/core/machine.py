@@ -5,7 +5,8 @@ Four rules:
 2. Orders rise with every request that changes something, above all that either host says to have obeyed; so a late one
    finds a host that has obeyed a newer one. What was sent follows from the events, so a replay knows it too.
 3. It ends only when both hosts have obeyed an order above all others: nothing that is still under way can do harm.
-4. The VE is told to be the target's for good (Confirm), or to be the source's again (TakeBack); never both.
+4. The VE is told to be the target's for good (Confirm), or to be the source's again (TakeBack); never both, unless the source
+   has certainly refused the second.
 """
 
 from dataclasses import dataclass, replace
@@ -419,6 +420,8 @@ class Migration:
 
     def _on_word(self, role: Role, reply: Reply) -> list[Command]:
         if len(self.words) == len(Role):
+            if role is Role.SOURCE and isinstance(reply, Fault) and reply.code is FaultCode.TOO_LATE:
+                self.sent.take_back = False  # it heard from the target in time, and will never take the VE back
             return self._settle()  # the answer to what one of them was told then
         self.words[role] = self._standing(role, reply)
         if len(self.words) < len(Role):

@@ -15,6 +15,7 @@ operator, never a guess. `silent` is a host that does not answer.
     busy   `leaving`, and an order is being carried out; the source has its own deadline for it
     cold   `leaving`, and the source has been down since the hand-over began: its memory is only at the target
     held   `arriving` with a complete image
+    restoring is `arriving`, and about it: with a cold source, whose memory may be just there, wait; else as `arriving`
     owner  and done with letting it run; while it is about that (`starting`) `forward` waits: blocked on target
     undo   is safe with a silent target: it cannot run what it was not given
     wait   the hosts do it themselves; waited long enough, the controller carries the word of the one to the other:
@@ -88,6 +89,8 @@ class TargetSays(StrEnum):
     HOME = "home"
     """Nothing of this migration is there."""
     ARRIVING = "arriving"
+    RESTORING = "restoring"
+    """And it is about it; it may be the VE's memory that it restores."""
     HELD = "held"
     STARTING = "starting"
     """It owns the VE, and is still about letting it run."""
@@ -155,7 +158,8 @@ def target_says(standing: Standing | None, migration: str) -> TargetSays:
         case Claim.HOME:
             return TargetSays.HOME
         case Claim.ARRIVING:
-            return TargetSays.HELD if record.image_complete else TargetSays.ARRIVING
+            coming = TargetSays.RESTORING if standing.working else TargetSays.ARRIVING
+            return TargetSays.HELD if record.image_complete else coming
         case Claim.OWNER:
             about_it = standing.working and not record.cold
             return TargetSays.STARTING if about_it else TargetSays.OWNER
@@ -179,6 +183,10 @@ def decide(source: SourceSays, target: TargetSays, known: Known) -> Action:
         return Action.BLOCKED_ON_TARGET if still else action
     if target is TargetSays.SILENT:
         return _target_is_silent(source, known)
+    if target is TargetSays.RESTORING:
+        if source is SourceSays.COLD:
+            return Action.WAIT  # it has a limit of its own for that, and ends it one way or another
+        target = TargetSays.ARRIVING
     if source is SourceSays.SILENT:
         adoptable = known.adopting or (known.source_off and not known.source_may_have_run)
         return Action.ADOPT if target is TargetSays.HELD and adoptable else Action.BLOCKED_ON_SOURCE

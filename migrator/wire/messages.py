@@ -186,7 +186,7 @@ class Retire:
 class Confirm:
     """Target: the VE stays here: run it if it does not run, and lift what the move left. Answer: Stands.
 
-    Never sent once TakeBack was.
+    Never sent once TakeBack was, unless the source has refused that.
     """
 
     migration: str

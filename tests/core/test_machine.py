@@ -22,6 +22,7 @@ from migrator.wire.facts import Claim, HostFacts, Interface, Record, Standing, V
 from migrator.wire.faults import Fault, FaultCode
 from migrator.wire.messages import (
     Adopt,
+    Confirm,
     Copied,
     Departing,
     HandedOver,
@@ -82,6 +83,25 @@ def test_good_way_ends_done() -> None:
 
     assert commands == [Finish(Phase.DONE, None)]
     assert migration.handed_over == HandedOver(0.3)
+
+
+def test_take_back_that_came_too_late() -> None:
+    """The source had heard from the target before: it will never take the VE back, and the move goes on forward."""
+    broken: list[tuple[Role, Reply]] = [*GOOD[:4], (Role.SOURCE, LOST)]
+    migration, _ = play(broken)
+    migration.handle(Replied(2.0, Role.SOURCE, stands(Claim.GIVEN)))
+    migration.handle(Replied(2.0, Role.TARGET, LOST))
+    migration.handle(Fenced(3.0, Role.TARGET, "somebody", "smoke"))
+    migration.handle(Replied(4.0, Role.SOURCE, stands(Claim.GIVEN)))
+    [command] = migration.handle(Replied(4.0, Role.TARGET, LOST))
+    assert isinstance(command, Send)
+    assert isinstance(command.request, TakeBack)
+    migration.handle(Replied(5.0, Role.SOURCE, Fault(FaultCode.TOO_LATE, "the target has confirmed")))
+    migration.handle(Replied(6.0, Role.SOURCE, stands(Claim.GONE)))
+    [command] = migration.handle(Replied(6.0, Role.TARGET, stands(Claim.OWNER)))
+
+    assert isinstance(command, Send)
+    assert isinstance(command.request, Confirm)
 
 
 def test_orders_rise() -> None:

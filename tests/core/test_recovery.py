@@ -57,6 +57,14 @@ def test_owner_that_is_still_starting_is_left_alone() -> None:
         assert about_it is (Action.BLOCKED_ON_TARGET if waits else done)
 
 
+def test_memory_that_is_being_restored_is_waited_for() -> None:
+    """A source that was down has it no more: what the target is about is not undone; for any other source it changes nothing."""
+    for source, _, known in EVERYTHING:
+        arrives, about_it = (decide(source, each, known) for each in (TargetSays.ARRIVING, TargetSays.RESTORING))
+        decided_before = known.taken_back or known.confirmed
+        assert about_it is (Action.WAIT if source is SourceSays.COLD and not decided_before else arrives)
+
+
 def test_strange_words_go_to_the_operator() -> None:
     """A claim that does not belong to the protocol is never guessed about."""
     for source, target, known in EVERYTHING:

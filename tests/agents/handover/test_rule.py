@@ -291,13 +291,49 @@ def test_failed_run_is_given_back_only_when_certain() -> None:
         assert acts(target.handle(DidNot(Act.RUN, FAULT))) == [Act.HALT]
 
     assert Answer(3, FAULT) in certain.handle(Did(Act.HALT))
-    [answer] = uncertain.handle(DidNot(Act.HALT, FAULT))
+    [answer, _] = uncertain.handle(DidNot(Act.HALT, FAULT))
 
     assert certain.record.claim is Claim.REFUSED
     assert uncertain.record.claim is Claim.OWNER
     assert isinstance(answer, Answer)
     assert isinstance(answer.reply, Fault)
     assert not answer.reply.definite
+
+
+def test_halt_is_tried_until_it_is_certain() -> None:
+    """A source that waits with its frozen copy gets it back as soon as the target can say that it has not run."""
+    target = held()
+    target.handle(Ordered(GIVE, 3))
+    target.handle(DidNot(Act.RUN, FAULT))
+    target.handle(DidNot(Act.HALT, FAULT))
+
+    assert acts(target.handle(DeadlinePassed())) == [Act.HALT]
+    target.handle(Did(Act.HALT))
+
+    assert target.record.claim is Claim.REFUSED
+
+
+def test_it_ran_after_all() -> None:
+    """A halt that finds the VE running is not tried again: it is the target's."""
+    target = held()
+    target.handle(Ordered(GIVE, 3))
+    target.handle(DidNot(Act.RUN, FAULT))
+    target.handle(DidNot(Act.HALT, Fault(FaultCode.TOO_LATE, "it is running")))
+
+    assert acts(target.handle(DeadlinePassed())) == []
+    assert target.record.claim is Claim.OWNER
+
+
+@pytest.mark.parametrize(
+    ("fault", "again"), [(FAULT, [Act.RUN]), (Fault(FaultCode.CONFLICT, "its processes ended"), [])]
+)
+def test_owner_runs_it_until_it_runs(fault: Fault, again: list[Act]) -> None:
+    """An agent that was started anew lets the VE run, and goes on trying; but what ended is not started from its files."""
+    target = Target(replace(held().record, claim=Claim.OWNER))
+    assert acts(target.handle(Booted(VeState.FROZEN))) == [Act.RUN]
+    target.handle(DidNot(Act.RUN, fault))
+
+    assert acts(target.handle(DeadlinePassed())) == again
 
 
 def test_adopted_ve_is_never_refused() -> None:
