@@ -117,6 +117,8 @@ class Host:
     def _start(self) -> None:
         other = self.world.other(self)
         given_up = self.down_in not in (Claim.LEAVING, Claim.GIVEN)  # it may have run since it was frozen
+        # A target whose own limit for the restore has passed lets go of it, and has said so on its disk.
+        given_up = given_up or (other.record is not None and other.record.claim is Claim.REFUSED)
         if other.state is FROZEN and other.version == self.world.latest and not (given_up or self.world.run_failed):
             self.world.breach(checks.MEMORY, f"{self.name} starts from its disk what {other.name} holds in memory")
         self.version = self.files if self.files is not None else -1
