@@ -25,6 +25,24 @@ NUMBER = 101
 """Of its address in the lab's network."""
 
 
+LATE = (
+    *(
+        "did dump",
+        "did send",
+        "PeerRestore",
+        "did hold",
+        "PeerHolds",
+        "wrote given",
+        "PeerGive",
+        "wrote owner",
+        "did run",
+    ),
+    *("PeerRuns", "wrote gone", "did discard", "verifying", "Confirm", "did lift", "retiring", "Retire", "did destroy"),
+    "any time",
+)
+"""Parts of names of moments after which a VE may run at the target with the fault still there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """What one kind is, to whoever looks from outside."""
@@ -49,6 +67,8 @@ class Form:
     no_moments: tuple[str, ...] = ()
     """Parts of names of moments that do not come, or at which nothing may be broken."""
     no_faults: tuple[str, ...] = ()
+    no_late_faults: tuple[str, ...] = ()
+    """Parts of names of faults that end its service by themselves once it runs at the target."""
     may_be: str = ""
     """A pattern of lines of the probe that come or go with such a VE, wherever it is."""
 
@@ -59,7 +79,8 @@ class Form:
 
     def fits(self, fault: str, moment: str) -> bool:
         """Whether this fault at this moment can be done to it."""
-        return not any(each in moment for each in self.no_moments) and not any(each in fault for each in self.no_faults)
+        never = (*self.no_faults, *(self.no_late_faults if any(each in moment for each in LATE) else ()))
+        return not any(each in moment for each in self.no_moments) and not any(each in fault for each in never)
 
 
 class Kind(Protocol):
@@ -212,6 +233,8 @@ class VServer:
         slack_s=15.0,
         no_moments=("crun", "criu", "has images"),
         no_faults=("-crun", "-criu", "-door", "image-", "memory-full"),
+        # A Redis that writes to disk before it acknowledges ends by itself when it cannot write any more.
+        no_late_faults=("disk-full",),
         may_be=r": (file /(run|var/lib)/vserver-emulation(/[^ ]*)?"
         r"|file /(var/cache|run)/(vservers|vshelper)(/[^ ]*)?|file /var/lib/migrator/vserver(/[^ ]*)?"
         r"|file /run/migrator/vserver-devices\.json|cgroup /sys/fs/cgroup/vserver)$",
