@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from agents.handover import judging, roles
 from agents.handover.source import Source
-from agents.handover.target import Target
+from agents.handover.target import Stage, Target
 from agents.handover.vocabulary import (
     Act,
     Answer,
@@ -105,6 +105,8 @@ class Agent:
             return
         if isinstance(request, Depart | Reserve):
             self.machine = roles.machine_after(self.machine, request, self.host.state)
+        if isinstance(request, Reserve):
+            self.host.restored_too_late = False
         if isinstance(request, PeerDrop) or (isinstance(request, Release) and self._is_undone()):
             self.world.held = False
         self._tickets += 1
@@ -164,6 +166,8 @@ class Agent:
 
     def _on_deadline(self, number: int) -> None:
         if self._deadline == number:
+            if isinstance(self.machine, Target) and self.machine.stage is Stage.HOLDING:
+                self.host.restored_too_late = True
             self.feed(DeadlinePassed())
 
     def _write(self, record: Record) -> None:

@@ -16,15 +16,16 @@ from agents.handover.source import Source
 from agents.handover.target import Target
 from agents.handover.vocabulary import Act, Answer, Arm, Booted, Command, DeadlinePassed, Do, PeerSaid, Write
 from migrator.core import lease as leases
+from migrator.core import recovery
 from migrator.core.lease import Lease
 from migrator.core.machine import Migration
-from migrator.core.recovery import Known
+from migrator.core.recovery import Known, TargetSays
 from migrator.core.vocabulary import Role
 from migrator.sim import hosts
 from migrator.sim.agents import Agent
 from migrator.sim.controllers import Journal
 from migrator.sim.hosts import Host
-from migrator.wire.facts import Claim, Record
+from migrator.wire.facts import Claim, Record, Standing
 from migrator.wire.faults import Fault, FaultCode, FaultError
 from migrator.wire.messages import PeerGive, PeerRuns, PreCopy
 
@@ -364,6 +365,17 @@ def _foreign_undo_not_noted() -> list[Patch]:
     ]
 
 
+def _restoring_is_undone() -> list[Patch]:
+    """A controller undoes a move whose source was down, whatever the target is just about to hold."""
+    says = recovery.target_says
+
+    def hurried(standing: Standing | None, migration: str) -> TargetSays:
+        said = says(standing, migration)
+        return TargetSays.ARRIVING if said is TargetSays.RESTORING else said
+
+    return [patch.object(recovery, "target_says", hurried)]
+
+
 def _thaw_not_tried_again() -> list[Patch]:
     """A thaw that fails is left to whoever asks next."""
     on_did_not = Source._on_did_not
@@ -407,6 +419,7 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
         _replay_forgets_orders,
         _key_goes_with_the_drop,
         _foreign_undo_not_noted,
+        _restoring_is_undone,
         _thaw_not_tried_again,
     )
 }

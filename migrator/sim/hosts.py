@@ -56,6 +56,8 @@ class Host:
         """What this host's boot made of a VE that no migration held: not ours to judge."""
         self.down_in: Claim | None = None
         """What its record said when this host went down last."""
+        self.restored_too_late = False
+        """The target's own limit for the restore has passed: it lets go of what it holds, whoever else may want it."""
         self._before_run = 0
 
     # --- the disk --------------------------------------------------------------------------------
@@ -117,8 +119,8 @@ class Host:
     def _start(self) -> None:
         other = self.world.other(self)
         given_up = self.down_in not in (Claim.LEAVING, Claim.GIVEN)  # it may have run since it was frozen
-        # A target whose own limit for the restore has passed lets go of it, and has said so on its disk.
-        given_up = given_up or (other.record is not None and other.record.claim is Claim.REFUSED)
+        refused = other.record is not None and other.record.claim is Claim.REFUSED
+        given_up = given_up or (other.restored_too_late and refused)
         if other.state is FROZEN and other.version == self.world.latest and not (given_up or self.world.run_failed):
             self.world.breach(checks.MEMORY, f"{self.name} starts from its disk what {other.name} holds in memory")
         self.version = self.files if self.files is not None else -1

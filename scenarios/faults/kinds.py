@@ -25,24 +25,6 @@ NUMBER = 101
 """Of its address in the lab's network."""
 
 
-LATE = (
-    *(
-        "did dump",
-        "did send",
-        "PeerRestore",
-        "did hold",
-        "PeerHolds",
-        "wrote given",
-        "PeerGive",
-        "wrote owner",
-        "did run",
-    ),
-    *("PeerRuns", "wrote gone", "did discard", "verifying", "Confirm", "did lift", "retiring", "Retire", "did destroy"),
-    "any time",
-)
-"""Parts of names of moments after which a VE may run at the target with the fault still there."""
-
-
 @dataclass(frozen=True, slots=True)
 class Form:
     """What one kind is, to whoever looks from outside."""
@@ -67,8 +49,6 @@ class Form:
     no_moments: tuple[str, ...] = ()
     """Parts of names of moments that do not come, or at which nothing may be broken."""
     no_faults: tuple[str, ...] = ()
-    no_late_faults: tuple[str, ...] = ()
-    """Parts of names of faults that end its service by themselves once it runs at the target."""
     may_be: str = ""
     """A pattern of lines of the probe that come or go with such a VE, wherever it is."""
 
@@ -79,8 +59,7 @@ class Form:
 
     def fits(self, fault: str, moment: str) -> bool:
         """Whether this fault at this moment can be done to it."""
-        never = (*self.no_faults, *(self.no_late_faults if any(each in moment for each in LATE) else ()))
-        return not any(each in moment for each in self.no_moments) and not any(each in fault for each in never)
+        return not any(each in moment for each in self.no_moments) and not any(each in fault for each in self.no_faults)
 
 
 class Kind(Protocol):
@@ -205,12 +184,24 @@ class OpenVz:
 
 
 FAULTY_SERVICE = """#!/bin/sh
-# Redis with a heartbeat; both end when they are told to.
+# Redis with a heartbeat; both end when they are told to. Redis is started again when it ends by itself, as one that
+# writes to disk before it acknowledges does when the disk is full.
 case $1 in
 start) bash /etc/beat < /dev/null > /dev/null 2>&1 & echo $! > /service.pid ;;
 stop)  read redis < /service.pid; read beat < /beat.pid
        kill "$redis"; while kill -0 "$redis" 2> /dev/null; do sleep 0.02; done; kill "$beat" ;;
 esac
+"""
+
+RESPAWN = """&
+echo $! > /beat.pid
+trap 'kill "$redis"; wait "$redis"; exit 0' TERM
+while :; do
+    {service} &
+    redis=$!
+    wait "$redis"
+    sleep 0.2
+done
 """
 
 GUEST = template.Template("faults", FAULTY_SERVICE, (*template.BUSY, "redis-server", "bash", "kill"))
@@ -233,8 +224,6 @@ class VServer:
         slack_s=15.0,
         no_moments=("crun", "criu", "has images"),
         no_faults=("-crun", "-criu", "-door", "image-", "memory-full"),
-        # A Redis that writes to disk before it acknowledges ends by itself when it cannot write any more.
-        no_late_faults=("disk-full",),
         may_be=r": (file /(run|var/lib)/vserver-emulation(/[^ ]*)?"
         r"|file /(var/cache|run)/(vservers|vshelper)(/[^ ]*)?|file /var/lib/migrator/vserver(/[^ ]*)?"
         r"|file /run/migrator/vserver-devices\.json|cgroup /sys/fs/cgroup/vserver)$",
@@ -255,7 +244,8 @@ class VServer:
         host.run("sh", "-c", f"mkdir -p /etc/vservers/{ve}/apps/init; echo default > /etc/vservers/{ve}/apps/init/mark")
         service = redis(persistent=True, data="/data", bind=address.split("/", maxsplit=1)[0])
         script = heartbeat.script(lab.client.address, BEAT_PORT, service)
-        _service(host, self.form.root, "etc/beat", script.replace("&\nexec", "&\necho $! > /beat.pid\nexec"))
+        script = script.replace(f"&\nexec {service}\n", RESPAWN.format(service=service))
+        _service(host, self.form.root, "etc/beat", script)
 
     def clear(self, host: Host) -> None:
         """Configuration, also a kept one, and files."""

@@ -31,6 +31,8 @@ class Kind(IntEnum):
     """Nothing is missing any more."""
     CONNECTED = 4
     """CRIU's restore has come; its connection comes with the note."""
+    ANCHORED = 5
+    """Said by a worker of its anchor, which comes with the note."""
     FORK = 0x13
     """A child of process `index`; its userfaultfd comes with the note."""
     REMAP = 0x14

@@ -6,12 +6,15 @@ guardian holds a second descriptor of each userfaultfd, and the store; each work
 
 * The worker ends: the guardian forks another, which goes on from what the guardian was told.
 * The guardian ends: the worker becomes guardian itself, and forks a worker.
-* The worker ends between taking a fork's event from the kernel and telling it (microseconds: the child's descriptor is lost
-  with it), or again and again: the guardian freezes the VE's cgroup, keeps all other descriptors open, and says so.
+* The worker ends between taking a fork's event from the kernel and telling it: the guardian takes the child's descriptor out
+  of the worker's ``anchor``.
+* The anchor has ended with it, or workers end again and again: the guardian freezes the VE's cgroup, keeps all other
+  descriptors open, and says so.
 
-Both killed in one instant is the case left; the agent sees that nobody answers and reports it.
+Guardian and worker killed in one instant is the case left; the agent sees that nobody answers and reports it.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -20,8 +23,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from agents.transfer.memory import anchor
 from agents.transfer.memory.filling import NOTE_BYTES, Filling, Kind, Note
-from agents.transfer.memory.lazy import Figures, GuardianGone, LazyServer, PagesSocket
+from agents.transfer.memory.lazy import Event, Figures, GuardianGone, LazyServer, PagesSocket
 from agents.transfer.memory.port import MemoryRefused
 
 WORKERS_MAX = 4
@@ -48,6 +52,9 @@ class Guardian:
         """The number of the last event the worker told of."""
         self.notes: socket.socket | None = None
         """What the worker says; to be watched for reading."""
+        self.death = -1
+        """Readable when the worker has ended: its socket does not tell, for the anchor holds it too."""
+        self._anchor = -1
 
     @property
     def worker(self) -> int:
@@ -61,38 +68,61 @@ class Guardian:
         self._worker = os.fork()
         if self._worker:
             theirs.close()
-            self.notes = ours
+            ours.setblocking(False)  # recv_fds takes no notice of MSG_DONTWAIT
+            self.notes, self.death = ours, os.pidfd_open(self._worker)
             return
         ours.close()
         self._forked()
         self._work(theirs)
         theirs.close()
         self._workers = 0
-        self.notes = None
         if self.filling.filled:
             self.end()
         else:
             self.start()
 
     def hear(self) -> None:
-        """Something is to be read from ``notes``."""
+        """Something is to be read from ``notes``, or ``death`` is readable."""
+        ended, status = os.waitpid(self._worker, os.WNOHANG)
+        while self._hear_note():
+            pass
+        if ended:
+            self._worker = 0
+            why = "" if self.filling.filled else self._not_told()
+            self._let_go()
+            self._ended(os.waitstatus_to_exitcode(status), why)
+
+    def _hear_note(self) -> bool:
+        """Take in what the worker told; False: there is nothing."""
         assert self.notes is not None
         try:
             data, fds, _, _ = socket.recv_fds(self.notes, NOTE_BYTES, 1)
-        except ConnectionResetError:  # it ended with something of ours unread
-            data, fds = b"", []
-        if data:
-            note = Note.unpack(data)
-            self.filling.apply(note, fds[0] if fds else -1)
-            self._heard = max(self._heard, note.number)
-            if self.filling.filled:
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:  # it ended with something of ours unread; what it told before comes after this
+            return True
+        if not data:
+            return False
+        note = Note.unpack(data)
+        if note.kind is Kind.ANCHORED:
+            self._anchor = fds[0]
+            return True
+        self.filling.apply(note, fds[0] if fds else -1)
+        self._heard = max(self._heard, note.number)
+        if self.filling.filled:
+            with contextlib.suppress(OSError):
                 self.notes.send(b"k")
-            return
-        self.notes.close()
-        self.notes = None
-        _, status = os.waitpid(self._worker, 0)
-        self._worker = 0
-        self._ended(os.waitstatus_to_exitcode(status))
+        return True
+
+    def _let_go(self) -> None:
+        """Of the worker that has ended, and of its anchor."""
+        for fd in (self.death, self._anchor):
+            if fd >= 0:
+                os.close(fd)
+        self.death = self._anchor = -1
+        if self.notes is not None:
+            self.notes.close()
+            self.notes = None
 
     def end(self) -> None:
         """The VE is complete, or gone: end the worker, close everything."""
@@ -100,9 +130,7 @@ class Guardian:
             os.kill(self._worker, signal.SIGKILL)
             os.waitpid(self._worker, 0)
             self._worker = 0
-        if self.notes is not None:
-            self.notes.close()
-            self.notes = None
+        self._let_go()
         self._pages.close()
         if self.filling.connection >= 0:
             os.close(self.filling.connection)
@@ -111,12 +139,12 @@ class Guardian:
             os.close(space.uffd)
         self.filling.spaces.clear()
 
-    def _ended(self, code: int) -> None:
+    def _ended(self, code: int, why: str) -> None:
         if self.filling.filled:
             self.end()
         elif code == _REFUSED:
             self.broken = "the restore ended before all processes were there"
-        elif why := self._not_told():
+        elif why:
             self._give_up(why)
         elif self._workers >= WORKERS_MAX:
             self._give_up(f"{self._workers} workers ended one after the other, the last with {code}")
@@ -127,12 +155,16 @@ class Guardian:
         """Take in what the worker had taken from the kernel and not told; why that cannot be done, if it cannot."""
         event = self.figures.event()
         if event is not None and event.number > self._heard and (note := event.note):
-            if note.kind is Kind.FORK:
-                return "the worker ended while it took up a process that was just forked"
-            self.filling.apply(note)
+            fd = self._of_child(event) if note.kind is Kind.FORK else -1
+            if note.kind is Kind.FORK and fd < 0:
+                return "the worker and what keeps its descriptors ended while it took up a process that was just forked"
+            self.filling.apply(note, fd)
         self.figures.dealt_with()
         lost = self.figures.hearing_restore and not self.filling.restored
         return "the worker ended while it heard CRIU's restore" if lost else ""
+
+    def _of_child(self, event: Event) -> int:
+        return anchor.take_out(self._anchor, event.descriptor) if self._anchor >= 0 else -1
 
     def _give_up(self, why: str) -> None:
         self.broken = f"{why}; up to {self.filling.missing_bytes >> 20} MiB are missing, the VE stands still"
@@ -141,9 +173,15 @@ class Guardian:
 
     def _work(self, guardian: socket.socket) -> None:
         """In the worker: to the end of the process; returns only when the guardian has gone."""
+        anchor_pid = 0
         try:
+            anchor_pid, pidfd = anchor.start(guardian)
+            socket.send_fds(guardian, [Note(Kind.ANCHORED).pack()], [pidfd])
+            os.close(pidfd)
             code = self._serve(guardian)
         except (GuardianGone, BrokenPipeError, ConnectionResetError):
+            if anchor_pid:
+                os.waitpid(anchor_pid, 0)  # it saw the same
             return
         except MemoryRefused:
             code = _REFUSED

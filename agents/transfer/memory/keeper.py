@@ -147,20 +147,24 @@ class KeeperProcess:
         assert guardian is not None
         if guardian.notes is not None and guardian.notes not in self._selector.get_map():
             self._selector.register(guardian.notes, selectors.EVENT_READ, self._hear_worker)
+            self._selector.register(guardian.death, selectors.EVENT_READ, self._hear_worker)
         if guardian.broken:
             self._settle(Phase.BROKEN, guardian.broken)
         elif guardian.filling.filled and not guardian.worker:
             self._settle(Phase.FILLED, "")
 
-    def _hear_worker(self, notes: socket.socket) -> None:
+    def _hear_worker(self, _: object) -> None:
         guardian = self._guardian
         assert guardian is not None
+        notes, death = guardian.notes, guardian.death
+        assert notes is not None
         fd = notes.fileno()
         guardian.hear()
         if os.getpid() != self._pid:
             return
-        if notes.fileno() < 0:
+        if guardian.notes is not notes:
             self._forget(notes, fd)
+            self._selector.unregister(death)
             self._watch_worker()
         elif guardian.filling.restored and not self._restored:
             self._restored = True

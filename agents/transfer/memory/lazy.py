@@ -55,8 +55,13 @@ class Event:
     third: int
 
     @property
+    def descriptor(self) -> int:
+        """Of a fork: the child's userfaultfd, in the process that took the event."""
+        return self.first & 0xFFFFFFFF
+
+    @property
     def note(self) -> Note | None:
-        """As the guardian must know it; None: it need not. A fork's descriptor is `first`."""
+        """As the guardian must know it; None: it need not."""
         match self.kind:
             case Kind.FORK:
                 return Note(Kind.FORK, self.index, number=self.number)
@@ -199,6 +204,7 @@ class LazyServer:
             self._tell(note, fd)
         except (BrokenPipeError, ConnectionResetError) as error:
             self._filling.apply(note, fd)  # it happened all the same: whoever goes on must know
+            self._figures.dealt_with()  # and must not take a worker that ends next for one that kept it to itself
             raise GuardianGone from error
         self._filling.apply(note, fd)
         if note.kind in {Kind.TAKEN, Kind.FORK}:
@@ -252,7 +258,7 @@ class LazyServer:
             self._figures.faulted()
             space.waiting.add(event.second & ~(PAGE_BYTES - 1))
         elif note := event.note:
-            self._happened(note, event.first & 0xFFFFFFFF if note.kind is Kind.FORK else -1)
+            self._happened(note, event.descriptor if note.kind is Kind.FORK else -1)
             if note.kind is Kind.REMOVE:
                 _let_go(space, note.first, note.second)
         self._figures.dealt_with()

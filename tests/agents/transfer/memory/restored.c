@@ -75,6 +75,11 @@ static void spawn(void) {
 }
 /* Only a mapping of its own can have another flag. */
 static void cut(size_t page, size_t length) { madvise(BASE + page * PAGE, length * PAGE, MADV_DONTDUMP); }
+/* A move of a range that lies over two mappings was refused; Linux may have moved the first of them. */
+static void look_again(size_t page) {
+	unsigned char in_core;
+	for (size_t i = page; i < page + 8; i++) if (mincore(BASE + i * PAGE, PAGE, &in_core)) where[i] = 2;
+}
 static void change(void) {
 	size_t page = any() % (pages - 8);
 	for (size_t i = 0; i < 8; i++) if (where[page + i] == 2) return;
@@ -87,7 +92,7 @@ static void change(void) {
 		memset(where + page, 1, 8); return;
 	case 2: {
 		char *moved = mremap(at, 8 * PAGE, 8 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, BASE + (2 * pages + any() % pages) * PAGE);
-		if (moved == MAP_FAILED) return;	/* it lies over two mappings */
+		if (moved == MAP_FAILED) { look_again(page); return; }
 		for (size_t i = 0; i < 8; i++) {
 			checked++;
 			if (where[page + i] ? !zero(moved + i * PAGE) : !is(moved + i * PAGE, page + i)) wrong++;

@@ -1,5 +1,6 @@
 """Whoever dies while a restored VE's memory is being filled: no page of it is ever wrong."""
 
+import contextlib
 import os
 import select
 import signal
@@ -7,12 +8,13 @@ import subprocess
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from agents.transfer.memory.filling import Filling, Kind
+from agents.transfer.memory.filling import Filling, Kind, Note
 from agents.transfer.memory.guardian import Guardian
-from agents.transfer.memory.lazy import PagesSocket
+from agents.transfer.memory.lazy import LazyServer, PagesSocket
 from agents.transfer.memory.store import ADDRESS_END, HeldSpace
 from scenarios.lab.fixtures import need_root
 from tests.agents.transfer.memory.memory_ve import compiled
@@ -62,7 +64,16 @@ def copy_of(held: HeldSpace) -> HeldSpace:
 class Restore:
     """A restored process and the guardian of its memory, in a child process as it is in the keeper."""
 
-    def __init__(self, held: HeldSpace, restored: Path, directory: Path, seed: int, group: Path | None = None) -> None:
+    def __init__(
+        self,
+        held: HeldSpace,
+        restored: Path,
+        directory: Path,
+        seed: int,
+        group: Path | None = None,
+        first: type[LazyServer] = LazyServer,
+    ) -> None:
+        """``first``: the server in the first worker."""
         pages = PagesSocket(directory)
         self.told, tell = os.pipe()
         guardian = Guardian(pages, Filling({1: copy_of(held)}), group)
@@ -71,14 +82,14 @@ class Restore:
         if not self.guardian:
             os.close(self.told)
             try:
-                _guard(guardian, tell)
+                _guard(guardian, tell, first)
             finally:
                 os._exit(1)
         os.close(guardian.filling.held[1].fd)
         os.close(tell)
         self.words()
         words = [str(restored), str(pages.path), str(MIB), str(seed), "0.6"]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
         pages.listener.close()
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "restored\n"
@@ -102,15 +113,19 @@ class Restore:
     def close(self) -> None:
         """End everything."""
         with self.process:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.last and int(self.last[0]) != self.guardian:  # another took over
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(self.last[0]), signal.SIGKILL)
         os.close(self.told)
         os.kill(self.guardian, signal.SIGKILL)
         os.waitpid(self.guardian, 0)
 
 
-def _guard(guardian: Guardian, tell: int) -> None:
+def _guard(guardian: Guardian, tell: int, first: type[LazyServer]) -> None:
     """What the keeper's loop does with a guardian; says how it stands whenever something happened."""
-    guardian.start()
+    with patch("agents.transfer.memory.guardian.LazyServer", first):
+        guardian.start()
     while True:
         state = _state(guardian)
         os.write(tell, f"{os.getpid()} {guardian.worker} {guardian.figures.placed_bytes} {state}\n".encode())
@@ -118,6 +133,8 @@ def _guard(guardian: Guardian, tell: int) -> None:
             os._exit(0)
         if guardian.notes is None:
             signal.pause()
+            continue
+        select.select([guardian.notes.fileno(), guardian.death], [], [])
         guardian.hear()
 
 
@@ -161,6 +178,54 @@ def test_no_page_is_ever_wrong(
         checked, count, wrong, errors = restore.outcome().split()
         assert (checked, wrong, errors) == ("checked", "wrong", "0")
         assert int(count) > MIB * 200
+    finally:
+        restore.close()
+
+
+class EndsWithFork(LazyServer):
+    """It is killed when it has taken a fork's event from the kernel, and nobody knows of it yet."""
+
+    def _happened(self, note: Note, fd: int = -1) -> None:
+        if note.kind is Kind.FORK:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super()._happened(note, fd)
+
+
+class GuardianEndsWithFork(LazyServer):
+    """The first kills its guardian when it has taken a fork's event; the second ends before it takes any."""
+
+    def _happened(self, note: Note, fd: int = -1) -> None:
+        if note.kind is Kind.FORK and not self._figures._words[20]:
+            self._figures._words[20] = 1
+            guardian = os.getppid()
+            os.kill(guardian, signal.SIGKILL)
+            while os.getppid() == guardian:
+                pass
+        super()._happened(note, fd)
+
+    def _wake_all(self) -> None:
+        if self._figures._words[20] == 1:
+            self._figures._words[20] = 2
+            os.kill(os.getpid(), signal.SIGKILL)
+        super()._wake_all()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_forked_child_outlives_the_worker(held: HeldSpace, restored: Path, tmp_path: Path, seed: int) -> None:
+    """A worker is killed with a child's descriptor in its hand: the child reads its memory all the same."""
+    restore = Restore(held, restored, tmp_path, seed, first=EndsWithFork)
+    try:
+        assert restore.outcome().split()[2:] == ["wrong", "0"]
+        assert int(restore.words()[0]) == restore.guardian
+    finally:
+        restore.close()
+
+
+def test_guardian_ends_while_it_is_told_of_a_fork(held: HeldSpace, restored: Path, tmp_path: Path) -> None:
+    """The worker that takes over knows the child, and does not lay it to the next worker's death."""
+    restore = Restore(held, restored, tmp_path, 1, first=GuardianEndsWithFork)
+    try:
+        assert restore.outcome().split()[2:] == ["wrong", "0"]
     finally:
         restore.close()
 
