@@ -16,6 +16,8 @@ import trio
 
 from migrator.wire.faults import FaultCode, FaultError, fault_error
 
+LINGER_S = 0.5
+"""So long what a program left behind may keep its output open."""
 TAIL_LINES = 12
 
 
@@ -107,6 +109,8 @@ async def finish(
                 nursery.start_soon(collect, process.stdout, "out")
                 nursery.start_soon(collect, process.stderr, "err")
                 await process.wait()
+                # What it said is in the pipes; somebody whom it has started may hold them open for ever.
+                nursery.cancel_scope.deadline = trio.current_time() + LINGER_S
     finally:
         given_up = process.poll() is None
         if given_up or (leads and process.returncode != 0):
