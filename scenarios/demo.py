@@ -6,6 +6,7 @@ checkout run as a program. The lab is taken down again however it ends; one that
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,7 @@ def run() -> int:
     try:
         result = _move(Demo(lab))
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C would leave half of it
         lab.down()
         print("the lab is taken down", flush=True)
     RESULT.parent.mkdir(exist_ok=True)
@@ -141,7 +143,11 @@ def main(words: Sequence[str] = ()) -> int:
     if os.geteuid() != 0:
         print("the demo makes namespaces and mounts: run it as root", file=sys.stderr)
         return 1
-    return run()
+    try:
+        return run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

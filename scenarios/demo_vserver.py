@@ -122,7 +122,11 @@ def main() -> int:
     if os.geteuid() != 0:
         print("the demo makes namespaces and mounts: run it as root", file=sys.stderr)
         return 1
-    return run()
+    try:
+        return run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
