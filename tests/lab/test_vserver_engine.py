@@ -121,7 +121,7 @@ def test_every_act_may_be_repeated(move: Move, web: Guest) -> None:
     move.arriving.accept(facts)
     move.facts = facts.facts
     move.places = {tree.name: tree for tree in move.arriving.accept(facts)}
-    move.copy()
+    move.copy(running=True)
     move.stop()
     move.stop()
     for _ in range(2):

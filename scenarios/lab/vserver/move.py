@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agents.engines.port import Coming, Tree
-from agents.transfer.files import EXACTLY
+from agents.transfer.files import EXACTLY, VANISHED
 from migrator.wire.facts import Mode, Objection, VeFacts
 from scenarios.lab.acts import Acts
 from scenarios.lab.hosts import Host
-from scenarios.lab.programs import run
+from scenarios.lab.programs import ProgramError, run
 
 SHELL = ["sh", "-c", 'eval "$@"', "sh"]
 """What sshd does with the words it is sent; the first, a host's name for rsync, is the program `env` here."""
@@ -56,10 +56,10 @@ class Move:
         self.facts = self.leaving.inspect(self.ve)
         self.leaving.fence(self.ve)
         self.places = {tree.name: tree for tree in self.arriving.accept(self.coming())}
-        self.copy()
+        self.copy(running=True)
 
-    def copy(self) -> None:
-        """One pass over all trees that the target takes.
+    def copy(self, *, running: bool = False) -> None:
+        """One pass over all trees that the target takes; while it runs, a file may change or go under rsync's hands.
 
         The receiving rsync runs inside the target: since 3.5.0 it refuses a destination that lies under another mount
         namespace's /proc/PID/root.
@@ -69,7 +69,10 @@ class Move:
                 excluded = [f"--exclude={path}" for path in tree.excluded]
                 source = f"{self.source.path(str(tree.path))}/"
                 into = ["-e", shlex.join(self.target.argv(SHELL)), f"env:{self.places[tree.name].path}/"]
-                run(["rsync", *EXACTLY, "--recursive", "--delete", *excluded, source, *into])
+                argv = ["rsync", *EXACTLY, "--recursive", "--delete", *excluded, source, *into]
+                ran = run(argv, check=False)
+                if ran.returncode and not (running and ran.returncode in VANISHED):
+                    raise ProgramError(argv, ran.returncode, ran.stderr or ran.stdout)
 
     def stop(self) -> None:
         """Stopped, written down, last pass."""
