@@ -1,5 +1,5 @@
 """The agent's program: `serve` is the daemon, `bridge` and `gate` are what SSH sessions run, `memory-sender`,
-`memory-keeper` and `veil` are processes the daemon starts, the others install it.
+`page-server`, `memory-keeper` and `veil` are processes the daemon starts, the others install it.
 
 Rule: `bridge` and `gate` import nothing heavy; they start in milliseconds.
 """
@@ -33,6 +33,10 @@ def main() -> None:
             from agents.transfer.memory import sender
 
             sender.main()
+        case ["page-server"]:
+            from agents.transfer.memory import page_server
+
+            page_server.main()
         case ["memory-keeper", path, cap_bytes, log]:
             from agents.transfer.memory import keeper
 

@@ -8,7 +8,7 @@ import sys
 
 import trio
 
-from agents import places
+from agents import places, remarks
 from agents.engines.port import Coming, Engine, PagesApart
 from agents.handover.vocabulary import Act
 from agents.transfer import channel, images, receivers
@@ -32,6 +32,8 @@ class Arriving:
         """The order that the act `accept` obeys."""
         self.held = False
         """Its processes were here, and none ran, when it was looked at last."""
+        self.alone = False
+        """The source was declared off or has been down: what it owes (post-copy) will not come."""
         self.manifest: dict[str, str] = {}
         """What the images are to be that the act `hold` restores."""
 
@@ -62,8 +64,7 @@ class Arriving:
             case Act.FORBID:
                 channel.forbid(migration)
             case Act.LIFT:
-                await ComingMemory(migration).filled()
-                await ComingMemory(migration).end()
+                await self._complete(record)
                 await engine.unfence(ve)
                 places.forbid(migration)
                 await self.end_receivers(migration)
@@ -136,6 +137,18 @@ class Arriving:
         elif record.rest is VeState.RUNNING:
             await self._engine.start(self._ve)
         self.held = False
+
+    async def _complete(self, record: Record) -> None:
+        """All of its memory is here; or never will be, and it is started anew."""
+        memory = ComingMemory(record.migration)
+        if self.alone and await memory.owes():
+            await self._engine.stop(self._ve)
+            await memory.end()
+            await self._engine.start(self._ve)
+            remarks.add(self._ve, f"it was started anew: a part of its memory was lost with {record.peer}")
+            return
+        await memory.filled()
+        await memory.end()
 
     async def _halt(self, record: Record) -> None:
         state = await self._engine.look(self._ve)

@@ -19,6 +19,7 @@ class Blackout:
     image_bytes: int = 0
     file_bytes: int = 0
     memory_bytes: int = 0
+    owed_bytes: int = 0
     criu_s: float = 0.0
 
     @property
@@ -37,6 +38,7 @@ class Blackout:
             self.image_bytes,
             self.file_bytes,
             self.memory_bytes,
+            owed_bytes=self.owed_bytes,
             criu_s=self.criu_s,
             wire_s=self.parts_s.get(str(Act.SEND), 0.0) + self.waited_for_wire_s,
         )

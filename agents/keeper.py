@@ -35,7 +35,7 @@ from agents.handover.vocabulary import Order as ControllerOrder
 from agents.records import Records
 from migrator.wire.facts import Record, Standing, VeState
 from migrator.wire.faults import Fault, FaultCode, FaultError
-from migrator.wire.messages import Depart, HandedOver, PeerRestore, PreCopy, Reply, Reserve, Stands
+from migrator.wire.messages import Confirm, Depart, HandedOver, PeerRestore, PreCopy, Reply, Reserve, Stands
 
 IN_BACKGROUND = frozenset({Act.ANNOUNCE})
 """Acts beside which the machine goes on; they are never given up."""
@@ -50,7 +50,7 @@ class Works(Protocol):
         """Carry out one act. Raises FaultError."""
         ...
 
-    def expect(self, order: Reserve | PeerRestore | PreCopy) -> None:
+    def expect(self, order: Reserve | PeerRestore | PreCopy | Confirm) -> None:
         """What the next act needs to know of an order that is being obeyed."""
         ...
 

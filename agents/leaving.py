@@ -22,8 +22,9 @@ from agents.transfer.file_copy import COMPRESSED_NOTE, FileCopy
 from agents.transfer.image_sending import ImageSender
 from agents.transfer.memory import moving
 from agents.transfer.memory.handles import NotSendable
-from agents.transfer.memory.moving import LeavingMemory
+from agents.transfer.memory.moving import LeavingMemory, Lending
 from agents.transfer.memory.port import RoundStats
+from agents.transfer.shares import Shares
 from agents.transfer.survey import survey
 from migrator.wire.facts import Claim, MemoryMethod, Mode, Record, Standing, VeState
 from migrator.wire.faults import FaultCode, FaultError, fault_error
@@ -58,6 +59,7 @@ IN_BLACKOUT = frozenset({Act.FREEZE, Act.DUMP, Act.SEND})
 BROKE = "the line to the target broke while files and memory were copied; copying went on with the files that had come"
 RESUME_AFTER_S = 2.0
 """So long a line that broke gets before it is used again."""
+SHARE_AGAIN_S = 0.5
 SOON_LIMIT_S = 0.5
 """Longer than a dump of a small VE takes, and no reason to wait when the target does not answer."""
 
@@ -71,6 +73,7 @@ class Leaving:
         self._peer: Peer | None = None
         self._files: FileCopy | None = None
         self._memory: LeavingMemory | None = None
+        self._lending: Lending | None = None
         self._images: ImageSender | None = None
         self._blackout = Blackout()
         self._line_bytes_per_s = 0.0
@@ -114,7 +117,10 @@ class Leaving:
                 return await self._send(record)
             case Act.THAW:
                 await self._thaw(record)
+            case Act.LEND:
+                await self._lend(migration)
             case Act.DISCARD:
+                await self._end_lending()
                 await engine.discard(ve)
                 await self._close_memory()
             case Act.DESTROY:
@@ -142,25 +148,38 @@ class Leaving:
             its_name = record.peer_ve or record.ve
             self._line_bytes_per_s = await self._peer_of(order.migration).line_bytes_per_s(order.migration, its_name)
         memory: list[RoundStats | None] = []
+        shares = Shares(order.bandwidth_bytes_per_s, self._memory is not None)
 
         async def memory_round() -> None:
             assert self._memory is not None
-            share = order.bandwidth_bytes_per_s // 2
-            memory.append(await self._memory.round(share, self._tell_memory))
+            memory.append(await self._memory.round(shares.memory_bytes_per_s, self._tell_memory))
 
         async with trio.open_nursery() as nursery:
             if self._memory is not None:
                 nursery.start_soon(memory_round)
-            sent = await self._file_round(order)
+            async with trio.open_nursery() as beside:
+                beside.start_soon(self._share, shares)
+                sent = await self._file_round(order, shares)
+                beside.cancel_scope.cancel()
             files_s = trio.current_time() - began_s
-            if self._memory is not None and order.bandwidth_bytes_per_s:
-                await self._memory.limit(order.bandwidth_bytes_per_s)
+            shares.files_take(0)
+            await self._limit_memory(shares)
         self._broken = False
         copied = Copied(order.round, trio.current_time() - began_s, sent, files_s, anew=anew)
         if record.mode is Mode.LIVE:
             self._image_sender().wait()
             await self._ahead(record)
         return self._with_memory(copied, memory[0] if memory else None)
+
+    async def _share(self, shares: Shares) -> None:
+        """While files move: the memory may take what they leave."""
+        while True:
+            await trio.sleep(SHARE_AGAIN_S)
+            await self._limit_memory(shares)
+
+    async def _limit_memory(self, shares: Shares) -> None:
+        if self._memory is not None and shares.total_bytes_per_s:
+            await self._memory.limit(shares.memory_bytes_per_s)
 
     async def _ahead(self, record: Record) -> None:
         """What dumps the VE, and at the target what restores it, is started now and waits: in the blackout it would take longer
@@ -195,14 +214,15 @@ class Leaving:
                 compress=order.compress,
             )
 
-    async def _file_round(self, order: PreCopy) -> int:
+    async def _file_round(self, order: PreCopy, shares: Shares) -> int:
         assert self._files is not None
         total = await self._survey(self._files, order) if order.round == 1 else 0
-        limit = order.bandwidth_bytes_per_s // (2 if self._memory is not None else 1)
-        return await self._files.round(
-            bandwidth_bytes_per_s=limit,
-            moved=lambda done, rate: self.listener(Progress("files", done, max(total, done), rate)),
-        )
+
+        def moved(done_bytes: int, bytes_per_s: float) -> None:
+            shares.files_take(bytes_per_s)
+            self.listener(Progress("files", done_bytes, max(total, done_bytes), bytes_per_s))
+
+        return await self._files.round(bandwidth_bytes_per_s=shares.files_bytes_per_s, moved=moved)
 
     async def _survey(self, files: FileCopy, order: PreCopy) -> int:
         """How many bytes there are to be copied; and whether to compress them."""
@@ -251,7 +271,7 @@ class Leaving:
             nursery.start_soon(self._last_pass)
             if record.mode is Mode.LIVE:
                 nursery.start_soon(self._tell_soon, record)
-                dump = await self._checkpoint(places.images(record.migration))
+                dump = await self._checkpoint(places.images(record.migration), post_copy=record.post_copy)
                 self._blackout.parts_s["criu dump"] = dump.criu_s
                 self._blackout.criu_s += dump.criu_s
                 self._blackout.image_bytes = dump.bytes
@@ -260,17 +280,40 @@ class Leaving:
         with contextlib.suppress(FaultError), trio.move_on_after(SOON_LIMIT_S):
             await self._peer_of(record.migration).ask(PeerSoon(record.migration, record.peer_ve or record.ve))
 
-    async def _checkpoint(self, directory: Path) -> Dump:
-        """With the rest of the memory beside it, where that was sent ahead."""
+    async def _checkpoint(self, directory: Path, *, post_copy: bool) -> Dump:
+        """With the rest of the memory beside it, where that was sent ahead; by post-copy that stays here and is lent."""
         began_s = trio.current_time()
-        if self._memory is not None and self._memory.method is not MemoryMethod.DUMP:
-            dump, parts = await self._memory.dump(directory)
+        method = self._memory.method if self._memory is not None else MemoryMethod.DUMP
+        if post_copy and method not in moving.TRACKING:
+            why = f"post-copy needs to know what was written, and this memory moves by {method}"
+            raise fault_error(FaultCode.CONFLICT, why, step="memory")
+        if self._memory is not None and method is not MemoryMethod.DUMP:
+            dump, parts = await self._memory.dump(directory, post_copy=post_copy)
             self._blackout.parts_s |= parts.parts_s
-            self._blackout.memory_bytes = parts.bytes
+            self._blackout.memory_bytes, self._blackout.owed_bytes = parts.bytes, parts.owed_bytes
+            if post_copy:
+                assert self._channel is not None
+                bandwidth = self.round.bandwidth_bytes_per_s if self.round is not None else 0
+                self._lending = Lending(self._engine, self._ve, self._channel, bandwidth)
+                await self._lending.begin()
             return dump
         dump = await self._engine.dump(self._ve, directory)
         self._blackout.parts_s["checkpoint"] = trio.current_time() - began_s
         return dump
+
+    async def _lend(self, migration: str) -> None:
+        """Until the target has all of the memory; also by an agent that started since."""
+        if self._lending is None:
+            self._channel = self._channel or channel.known(migration)
+            if self._channel is None:
+                raise fault_error(FaultCode.PEER_LOST, "no channel to the target is known", step="lend")
+            self._lending = Lending(self._engine, self._ve, self._channel)
+        await self._lending.to_the_end()
+
+    async def _end_lending(self) -> None:
+        if self._lending is not None:
+            await self._lending.end()
+            self._lending = None
 
     async def _last_pass(self) -> None:
         began_s = trio.current_time()
@@ -334,6 +377,7 @@ class Leaving:
             self._files = None
 
     async def _close_memory(self) -> None:
+        await self._end_lending()
         if self._memory is not None:
             await self._memory.close()
             self._memory = None

@@ -9,7 +9,7 @@ from agents.engines.port import Engine
 from agents.handover.vocabulary import Act, PeerOrder
 from agents.leaving import Leaving
 from migrator.wire.facts import Record, VeState
-from migrator.wire.messages import HandedOver, PeerRestore, PreCopy, Reply, Reserve
+from migrator.wire.messages import Confirm, HandedOver, PeerRestore, PreCopy, Reply, Reserve
 
 AT_THE_TARGET = frozenset({Act.ACCEPT, Act.HOLD, Act.RUN, Act.HALT, Act.ANNOUNCE, Act.DROP, Act.FORBID, Act.LIFT})
 
@@ -32,7 +32,7 @@ class VeWorks:
         side = self.arriving if act in AT_THE_TARGET else self.leaving
         return await side.act(act, record)
 
-    def expect(self, order: Reserve | PeerRestore | PreCopy) -> None:
+    def expect(self, order: Reserve | PeerRestore | PreCopy | Confirm) -> None:
         """What the next act needs to know of an order that is being obeyed."""
         match order:
             case Reserve():
@@ -41,6 +41,8 @@ class VeWorks:
                 self.leaving.round = order
             case PeerRestore():
                 self.arriving.manifest = order.manifest
+            case Confirm():
+                self.arriving.alone = order.alone
 
     async def tell_peer(self, message: PeerOrder) -> Reply:
         """Ask the other agent. Raises FaultError(PEER_LOST) when it does not answer."""

@@ -34,4 +34,4 @@ def machine_after(machine: Source | Target, order: Order | PeerOrder, state: VeS
 
 def undoing(machine: Source | Target) -> bool:
     """Whether an act that is under way is to be given up."""
-    return machine.stage in ("undoing", "dropping")
+    return machine.stage in ("undoing", "dropping") or (isinstance(machine, Source) and machine.lends_in_vain)

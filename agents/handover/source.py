@@ -18,7 +18,7 @@ The claims on disk and what they permit here (`cold`: this host has been down si
              cold: ask the target                 -> given when it holds, -> home when it refused, -> gone when it runs
                                                      (while it restores: ask again)
     given    nothing but ask the target           -> gone when it runs, -> home when it refused
-    gone     nothing; the copy may be removed
+    gone     nothing; the copy may be removed; by post-copy, when the target has all of its memory
 """
 
 from dataclasses import replace
@@ -69,6 +69,7 @@ ASK_AGAIN_S = 1.0
 DROP_LIMIT_S = 5.0
 """So long an undo waits for the target to hear of it, with the VE running again, before the key is removed."""
 THAW_AGAIN_S = 2.0
+LEND_AGAIN_S = 2.0
 ASKS_MAX = 3
 """After so many questions without the answer the controller is told; it may know more. The target is asked on."""
 
@@ -87,11 +88,14 @@ class Stage(StrEnum):
     ASKING = "asking"
     """Not given, but this host has been down: the target is asked what it did."""
     UNDOING = "undoing"
+    LENDING = "lending"
+    """By post-copy: the VE runs on the target, and needs memory that is here."""
     DISCARDING = "discarding"
     RETIRING = "retiring"
 
 
 BLACKOUT = frozenset({Stage.FREEZING, Stage.DUMPING, Stage.SENDING, Stage.RESTORING})
+RETIRES_FROM = frozenset({Stage.IDLE, Stage.GIVING, Stage.ASKING, Stage.LENDING, Stage.DISCARDING})
 
 
 class Source:
@@ -188,7 +192,8 @@ class Source:
         if not self._may_go_on:
             return [Answer(ticket, self._conflict())]
         self._ticket, self.stage = ticket, Stage.FREEZING
-        self.record, self._asked = replace(self.record, order=order.order, handing_over=True), 0
+        self._asked = 0
+        self.record = replace(self.record, order=order.order, handing_over=True, post_copy=order.post_copy)
         return [Write(self.record), Arm(order.limit_s), self._do(Act.FREEZE)]
 
     @property
@@ -242,14 +247,21 @@ class Source:
     def _retire(self, order: Retire, ticket: int) -> list[Command]:
         if self.record.claim is Claim.GONE and self.record.settled:
             return [*self._obey(order.order), Answer(ticket, None)]
-        if not self._may_be_theirs or self.stage not in (Stage.IDLE, Stage.GIVING, Stage.ASKING):
+        if not self._may_be_theirs or self.stage not in RETIRES_FROM:
             return [Answer(ticket, self._conflict())]
         if self.record.claim is Claim.LEAVING and self.stage is Stage.IDLE:
             return [Answer(ticket, self._conflict())]
         told = self._answer(HandedOver(0.0))
         self.stage, self._ticket, self._told = Stage.RETIRING, ticket, None
         self.record = replace(self.record, claim=Claim.GONE, order=order.order)
-        return [Write(self.record), *told, self._do(Act.DISCARD)]
+        if self._acting is not None:
+            return [Write(self.record), *told]  # discarding already, or lending, which the keeper gives up
+        return [Arm(None), Write(self.record), *told, self._do(Act.DISCARD)]
+
+    @property
+    def lends_in_vain(self) -> bool:
+        """The target has everything, and the source has not heard it from there."""
+        return self.stage is Stage.RETIRING and self._acting is Act.LEND
 
     # --- what came of it -------------------------------------------------------------------------
 
@@ -270,13 +282,18 @@ class Source:
                 self.stage = Stage.RESTORING
                 manifest = event.result if isinstance(event.result, dict) else {}
                 migration, order = self.record.migration, self.record.order
-                return [self._tell(PeerRestore(migration, order, self._peer_ve, manifest))]
+                return [self._tell(PeerRestore(migration, order, self._peer_ve, manifest, self.record.post_copy))]
             case Act.THAW, Stage.UNDOING:
                 self._thawed = True
                 return self._when_told()
             case Act.UNPREPARE, Stage.UNDOING:
                 self.record = replace(self.record, settled=True)
                 return [Write(self.record), *self._finish(self._fault)]
+            case Act.LEND, Stage.LENDING:
+                self.stage = Stage.DISCARDING
+                return [self._do(Act.DISCARD)]
+            case Act.LEND, Stage.RETIRING:
+                return [self._do(Act.DISCARD)]
             case Act.DISCARD, Stage.DISCARDING:
                 return self._finish(HandedOver(0.0))
             case Act.DISCARD, Stage.RETIRING:
@@ -301,6 +318,10 @@ class Source:
                 return self._finish(fault)
             case _, Stage.UNDOING:
                 return self._thaw()
+            case Act.LEND, Stage.RETIRING:
+                return [self._do(Act.DISCARD)]
+            case Act.LEND, Stage.LENDING:
+                return [Arm(LEND_AGAIN_S)]  # as long as the controller does not say that the target has it all
             case Act.DISCARD, Stage.DISCARDING:
                 return self._finish(HandedOver(0.0))  # it runs there; `retire` discards again
             case (Act.COPY, Stage.COPYING) | (_, Stage.RETIRING):
@@ -342,6 +363,8 @@ class Source:
                 return self._taken_back()
             case Claim.ARRIVING, Claim.LEAVING if target.image_complete:
                 return self._give()
+            case Claim.ARRIVING, Claim.GIVEN if self.record.post_copy and self.record.cold:
+                return [self._tell(self._drop)]  # part of its memory was lost here: it starts here from its files
             case Claim.ARRIVING, Claim.GIVEN if target.image_complete and not target.cold:
                 return [self._tell(self._gift, ASK_AGAIN_S)]
             case Claim.ARRIVING, Claim.LEAVING if standing.working and not isinstance(self._told, PeerDrop):
@@ -388,6 +411,8 @@ class Source:
     def _on_deadline(self) -> list[Command]:
         if self.stage in BLACKOUT:
             return self._undo(Fault(FaultCode.DEADLINE, "the target did not hold the VE in time", step=str(self.stage)))
+        if self.stage is Stage.LENDING and self._acting is None:
+            return [self._do(Act.LEND)]
         if self.stage is not Stage.UNDOING or self._acting is not None:
             return []
         if not self._thawed:
@@ -398,7 +423,9 @@ class Source:
     def _on_boot(self, event: Booted) -> list[Command]:
         if not judging.in_a_move(self.record):
             return []
-        asks = self.record.handing_over and (event.rebooted or self.record.cold)
+        # By post-copy the target cannot run it without this host: as long as it was not given, there is nothing to ask.
+        lost = self.record.post_copy and self.record.claim is not Claim.GIVEN
+        asks = self.record.handing_over and (event.rebooted or self.record.cold) and not lost
         match self.record.claim:
             case Claim.HOME if not asks:
                 return self._thaw()
@@ -410,6 +437,9 @@ class Source:
                     return self._ask(0.0)
                 self.record = judging.rebooted(self.record)
                 return [Write(self.record), *self._ask(0.0)]
+            case Claim.GONE if event.state is VeState.FROZEN and self.record.post_copy:
+                self.stage = Stage.LENDING
+                return [self._do(Act.LEND)]
             case Claim.GONE if event.state is VeState.FROZEN:
                 self.stage = Stage.DISCARDING
                 return [self._do(Act.DISCARD)]
@@ -444,6 +474,9 @@ class Source:
     def _gone(self) -> list[Command]:
         self.stage, self._told = Stage.DISCARDING, None
         self.record = replace(self.record, claim=Claim.GONE)
+        if self.record.post_copy:
+            self.stage = Stage.LENDING
+            return [Write(self.record), *self._answer(HandedOver(0.0)), self._do(Act.LEND)]
         return [Write(self.record), self._do(Act.DISCARD)]
 
     def _ask(self, delay_s: float) -> list[Command]:

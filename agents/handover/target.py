@@ -88,6 +88,8 @@ class Target:
         self._may_give_back = False
         """The source is there and keeps its frozen copy until it hears that the VE runs here."""
         self._then_lift = False
+        self._confirmed: Confirm | None = None
+        """What is being obeyed."""
         self._then_forbid = False
         self._fault: Fault | None = None
 
@@ -162,7 +164,7 @@ class Target:
         if self.record.claim is not Claim.ARRIVING or self.record.image_complete or self.stage is not Stage.IDLE:
             return [Answer(ticket, self._conflict())]
         self.stage, self._ticket = Stage.HOLDING, ticket
-        self.record = replace(self.record, order=order.order)  # on disk when it is held
+        self.record = replace(self.record, order=order.order, post_copy=order.post_copy)  # on disk when it is held
         return [Arm(self._hold_limit_s), self._do(Act.HOLD, order)]
 
     def _give(self, order: PeerGive, ticket: int) -> list[Command]:
@@ -191,14 +193,15 @@ class Target:
         if self.record.claim is not Claim.OWNER or self.stage not in (Stage.IDLE, Stage.WAITING):
             return [Answer(ticket, self._conflict())]
         self.record = replace(self.record, order=order.order, cold=False)
-        self._may_give_back, self._then_lift = False, isinstance(order, Confirm)
+        self._confirmed = order if isinstance(order, Confirm) else None
+        self._may_give_back, self._then_lift = False, self._confirmed is not None
         if self.record.settled or (self._runs and not self._then_lift):
             return [Write(self.record), Answer(ticket, None)]
         return [Write(self.record), *(self._lift(ticket) if self._runs else self._run(ticket))]
 
     def _lift(self, ticket: int) -> list[Command]:
         self.stage, self._ticket, self._then_lift = Stage.LIFTING, ticket, False
-        return [self._do(Act.LIFT)]
+        return [self._do(Act.LIFT, self._confirmed)]
 
     def _drop(self, order: PeerDrop, ticket: int) -> list[Command]:
         if self.record.claim is Claim.OWNER:
@@ -366,7 +369,7 @@ class Target:
         ticket, self._ticket = self._ticket, 0
         return [Answer(ticket, reply)] if ticket else []
 
-    def _do(self, act: Act, order: Reserve | PeerRestore | None = None) -> Do:
+    def _do(self, act: Act, order: Reserve | PeerRestore | Confirm | None = None) -> Do:
         self._acting = act
         return Do(act, order)
 

@@ -45,6 +45,8 @@ class Act(StrEnum):
     """Source: what of the memory is still missing, to the target."""
     THAW = "thaw"
     """Source: back on the network and in the state it rested in: thawed, or started again if it has no process."""
+    LEND = "lend"
+    """Source, by post-copy: give the frozen VE's pages to the target until it has them all."""
     DISCARD = "discard"
     """Source: end the frozen processes, if there are any; no one of them runs again."""
     DESTROY = "destroy"
@@ -136,7 +138,7 @@ class Do:
     """Begin an act; Did or DidNot follows."""
 
     act: Act
-    order: Reserve | PeerRestore | PreCopy | None = None
+    order: Reserve | PeerRestore | PreCopy | Confirm | None = None
     """The order it carries out, where the act needs more than the record says."""
 
 

@@ -133,7 +133,8 @@ def _work(found: Report) -> list[str]:
     if not found.rounds:
         return []
     rounds = f"{len(found.rounds)} round{'s' if len(found.rounds) > 1 else ''}"
-    memory = f", {size(found.memory_bytes)} of memory ({found.memory_method})" if found.memory_bytes else ""
+    after = f", {size(found.owed_bytes)} of that by post-copy" if found.owed_bytes else ""
+    memory = f", {size(found.memory_bytes)} of memory ({found.memory_method}{after})" if found.memory_bytes else ""
     image = f", {size(found.image_bytes)} of checkpoint" if found.image_bytes else ""
     phases = ", ".join(f"{name} {duration(took)}" for name, took in found.phases_s.items())
     return [

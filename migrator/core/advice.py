@@ -37,6 +37,12 @@ def words(machine: Migration) -> tuple[SourceSays, TargetSays]:
 def _source_is_silent(machine: Migration, target: TargetSays) -> tuple[str, str]:
     request, recover = machine.request, f"migrator recover {machine.request.migration}"
     silent = f"{request.source} does not answer"
+    if machine.unfilled:
+        waits = f"{request.target_ve} is on {request.target}, and waits for memory that only {request.source} has"
+        anew = (
+            f"bring {request.source} back, or, if you are sure that it is off, have the VE started anew from its files"
+        )
+        return f"{silent}: {waits}; {anew}", _fence(request.source)
     if machine.confirmed or target in (TargetSays.OWNER, TargetSays.STARTING):
         where = f"{request.target_ve} is on {request.target} and can be used; {request.source} is to be cleaned"
         return f"{silent}: {where} when it is back", recover

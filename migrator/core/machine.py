@@ -14,6 +14,7 @@ from typing import assert_never
 
 from migrator.core import convergence, plan, recovery
 from migrator.core.convergence import Prediction, Verdict
+from migrator.core.memory import TRACKING
 from migrator.core.phases import ENDED, STOPPED, TABLE, Phase
 from migrator.core.plan import Plan
 from migrator.core.recovery import Action, Known
@@ -113,6 +114,12 @@ class Migration:
         self._reserved = Reserved(())
         self._copying = False
         self._falls_back = False
+        self.post_copy = False
+        """The hand-over leaves a part of the memory on the source until the VE runs."""
+        self.unfilled = False
+        """The target says that the source does not send that part."""
+        self.memory_lost = False
+        """And the target was told that it will not come."""
         self._tries = self._waits = self._went_on = 0
 
     def handle(self, event: Event) -> list[Command]:
@@ -130,7 +137,7 @@ class Migration:
             case CutoverReached():
                 return self._enter_blackout() if self.phase is Phase.WAITING else []
             case Resumed():
-                self._tries = 0
+                self._tries, self.unfilled = 0, False
                 return self._settle()
             case Fenced(role=role):
                 self.off.add(role)
@@ -292,6 +299,7 @@ class Migration:
         )
         if verdict is Verdict.AGAIN and self._facts.state is VeState.RUNNING:
             return self._round()
+        self.post_copy = False
         if verdict is Verdict.OVER_BUDGET and self.mode is Mode.LIVE:
             if policy.over_budget is OverBudget.ABORT:
                 predicted = f"the blackout would take {self.prediction.blackout_s:.2f} s"
@@ -301,6 +309,11 @@ class Migration:
             if policy.over_budget is OverBudget.STOP_COPY:
                 self._falls_back = True
                 return self._undo()
+            if policy.over_budget is OverBudget.POST_COPY:
+                if self.rounds[-1].memory_method not in TRACKING:
+                    why = f"post-copy is not possible when memory moves by {self.rounds[-1].memory_method}"
+                    return self._on_fault(Fault(FaultCode.OVER_BUDGET, why))
+                self.post_copy = True
         if policy.cutover_at_unix_s > now_unix_s:
             self.phase = Phase.WAITING
             return [WaitUntil(policy.cutover_at_unix_s)]
@@ -313,7 +326,8 @@ class Migration:
         self.phase, self._copying, self.sent.hand_over = Phase.HANDING_OVER, False, True
         request = self.request
         limit_s = request.policy.blackout_limit_s or convergence.limit_s(self.mode, self.prediction)
-        return [self._send(Role.SOURCE, HandOver(request.migration, self._next(), request.ve, limit_s))]
+        hand_over = HandOver(request.migration, self._next(), request.ve, limit_s, self.post_copy)
+        return [self._send(Role.SOURCE, hand_over)]
 
     def _on_fault(self, fault: Fault, role: Role = Role.SOURCE) -> list[Command]:
         if not fault.definite:
@@ -348,7 +362,16 @@ class Migration:
             self.phase = Phase.RETIRING
             return [self._send(Role.SOURCE, Retire(self.request.migration, self._next(), self.request.ve))]
         self.phase, self.sent.confirm = Phase.VERIFYING, True
-        return [self._send(Role.TARGET, Confirm(self.request.migration, self._next(), self.request.target_ve))]
+        alone = self._stands_alone
+        self.unfilled, self.memory_lost = False, self.memory_lost or (alone and self.post_copy)
+        return [self._send(Role.TARGET, Confirm(self.request.migration, self._next(), self.request.target_ve, alone))]
+
+    @property
+    def _stands_alone(self) -> bool:
+        """By post-copy: what the target lacks will not come, since the source is off, or has been down."""
+        source = self.words.get(Role.SOURCE)
+        given = source is not None and source.record.claim in (Claim.GIVEN, Claim.GONE) and source.record.post_copy
+        return Role.SOURCE in self.off or (given and source is not None and source.state is not VeState.FROZEN)
 
     def _on_forward(self, reply: Reply) -> list[Command]:
         match reply:
@@ -359,6 +382,9 @@ class Migration:
                 return self._end(Phase.DONE)
             case Fault(definite=True):
                 self.fault = self.fault or reply
+                return self._settle()
+            case Fault(step="fill memory"):
+                self.unfilled = True
                 return self._settle()
             case _:
                 return self._settle()
@@ -444,6 +470,8 @@ class Migration:
                 self.phase = Phase.COPYING
                 self._went_on += 1
                 return self._round()
+            case Action.FORWARD if self.unfilled and self.words[Role.SOURCE] is None and Role.SOURCE not in self.off:
+                return self._block(Role.SOURCE)
             case Action.FORWARD:
                 return self._forward()
             case Action.DONE:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from migrator.wire.facts import HostFacts, MemoryMethod, Objection, VeFacts
 
+TRACKING = frozenset({MemoryMethod.TRACKED, MemoryMethod.SOFT_DIRTY})
+"""By these the source knows what the target lacks without reading it, so that it can be left for later (post-copy)."""
 COMPARE_SHARE = 4
 """What comparing by content remembers may take this part of the source's free memory, one over so many."""
 WHY = {
@@ -51,6 +53,24 @@ def objections(wanted: MemoryMethod | None, ve: VeFacts) -> list[Objection]:
         return []
     why = offer.why_not if offer is not None else f"the {ve.engine} engine does not offer it"
     return [Objection("memory-method", f"the memory of {ve.ve} cannot move by {wanted}: {why}", "--memory auto")]
+
+
+def post_copy_objections(wanted: MemoryMethod | None, ve: VeFacts, source: HostFacts) -> list[Objection]:
+    """Against leaving for later what does not fit into the budget."""
+    method = choose(wanted, ve, source).method
+    if method in TRACKING:
+        return []
+    evidence = f"post-copy needs to know what {ve.ve} has written, and its memory would move by {method}"
+    return [Objection("post-copy", evidence, "another --over-budget")]
+
+
+def post_copy_risk(source: str, target: str) -> str:
+    """What post-copy may cost, in words."""
+    return (
+        "if the blackout would be over its budget, the rest of the memory follows when the VE runs (post-copy): until it has, the "
+        f"VE stands still wherever it needs what is missing, and if {source} or the line from there to {target} is lost for good, "
+        "so is that memory, and the VE is started anew from its files"
+    )
 
 
 def _plan(method: MemoryMethod, reason: str, ve: VeFacts, source: HostFacts) -> MemoryPlan:

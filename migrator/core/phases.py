@@ -37,8 +37,8 @@ class Row:
 
     phase: Phase
     limit_s: float
-    """After this the outcome of its request is unknown, never failed. Where files are removed it is long: there may be millions;
-    a host that has gone is noticed by its connection, in seconds."""
+    """After this the outcome of its request is unknown, never failed. Where files are removed, or memory is still to come, it is
+    long; a host that has gone is noticed by its connection, in seconds."""
     undo: bool
     """Whether the controller undoes the migration when a step of it certainly failed."""
     after: tuple[Phase, ...]
@@ -59,7 +59,7 @@ TABLE = {
         Row(Phase.COPYING, 86400, True, (Phase.WAITING, Phase.HANDING_OVER, Phase.UNDOING, Phase.SETTLING)),
         Row(Phase.WAITING, 0, True, (Phase.COPYING, Phase.UNDOING, Phase.SETTLING)),
         Row(Phase.HANDING_OVER, 900, True, (Phase.VERIFYING, Phase.UNDOING, Phase.SETTLING)),
-        Row(Phase.VERIFYING, 60, False, (Phase.RETIRING, *_WHEN_UNCLEAR)),
+        Row(Phase.VERIFYING, 600, False, (Phase.RETIRING, *_WHEN_UNCLEAR)),
         Row(Phase.RETIRING, 600, False, (Phase.DONE, *_WHEN_UNCLEAR)),
         Row(Phase.UNDOING, 600, False, (Phase.UNDONE, Phase.RESERVING, *_WHEN_UNCLEAR)),
         Row(

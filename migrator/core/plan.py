@@ -6,7 +6,7 @@ from migrator.core import memory
 from migrator.core.convergence import FIXED_S, START_S, STOP_S
 from migrator.core.memory import MemoryPlan
 from migrator.core.refusals import refusals
-from migrator.core.vocabulary import MigrationRequest, Started
+from migrator.core.vocabulary import MigrationRequest, OverBudget, Started
 from migrator.wire.facts import MemoryMethod, Mode, Objection, VeFacts, VeState
 
 ROUND_OVERHEAD_S = 0.5
@@ -45,6 +45,8 @@ def make(request: MigrationRequest, facts: Started) -> Plan:
     waived = tuple(each for each in found if each.waivable and each.name in request.policy.waived)
     standing = tuple(each for each in found if each not in waived)
     notes = ve.notes if ve is not None else ()
+    if mode is Mode.LIVE and request.policy.over_budget is OverBudget.POST_COPY:
+        notes = (*notes, memory.post_copy_risk(request.source, request.target))
     moving = memory.choose(request.policy.memory, ve, facts.source) if ve is not None and mode is Mode.LIVE else None
     return Plan(mode, reason, _forecast(request, ve, mode, moving), standing, waived, notes, moving)
 

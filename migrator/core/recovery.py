@@ -14,7 +14,8 @@ operator, never a guess. `silent` is a host that does not answer.
 
     busy   `leaving`, and an order is being carried out; the source has its own deadline for it
     cold   `leaving`, and the source has been down since the hand-over began: its memory is only at the target
-    held   `arriving` with a complete image
+    held   `arriving` with a complete image; by post-copy (`held in part`) it is no use without the source: silent: blocked on
+           source, or the operator once that is declared off; cold: undo; given: wait, never give
     restoring is `arriving`, and about it: with a cold source, whose memory may be just there, wait; else as `arriving`
     owner  and done with letting it run; while it is about that (`starting`) `forward` waits: blocked on target
     undo   is safe with a silent target: it cannot run what it was not given
@@ -92,6 +93,8 @@ class TargetSays(StrEnum):
     RESTORING = "restoring"
     """And it is about it; it may be the VE's memory that it restores."""
     HELD = "held"
+    HELD_IN_PART = "held-in-part"
+    """By post-copy: as `held`, and of no use without the source."""
     STARTING = "starting"
     """It owns the VE, and is still about letting it run."""
     OWNER = "owner"
@@ -158,8 +161,9 @@ def target_says(standing: Standing | None, migration: str) -> TargetSays:
         case Claim.HOME:
             return TargetSays.HOME
         case Claim.ARRIVING:
+            held = TargetSays.HELD_IN_PART if record.post_copy else TargetSays.HELD
             coming = TargetSays.RESTORING if standing.working else TargetSays.ARRIVING
-            return TargetSays.HELD if record.image_complete else coming
+            return held if record.image_complete else coming
         case Claim.OWNER:
             about_it = standing.working and not record.cold
             return TargetSays.STARTING if about_it else TargetSays.OWNER
@@ -187,10 +191,25 @@ def decide(source: SourceSays, target: TargetSays, known: Known) -> Action:
         if source is SourceSays.COLD:
             return Action.WAIT  # it has a limit of its own for that, and ends it one way or another
         target = TargetSays.ARRIVING
+    if target is TargetSays.HELD_IN_PART:
+        return _held_in_part(source, known)
     if source is SourceSays.SILENT:
         adoptable = known.adopting or (known.source_off and not known.source_may_have_run)
         return Action.ADOPT if target is TargetSays.HELD and adoptable else Action.BLOCKED_ON_SOURCE
     return _both_speak(source, target, known)
+
+
+def _held_in_part(source: SourceSays, known: Known) -> Action:
+    """The rest of the memory is the source's, and was lost if that has been down."""
+    match source:
+        case SourceSays.SILENT:
+            return Action.NEEDS_OPERATOR if known.source_off else Action.BLOCKED_ON_SOURCE
+        case SourceSays.COLD:
+            return Action.UNDO
+        case SourceSays.GIVEN:
+            return Action.WAIT  # what the source cannot say, it cannot lend either
+        case _:
+            return _both_speak(source, TargetSays.HELD, known)
 
 
 def _both_speak(source: SourceSays, target: TargetSays, known: Known) -> Action:

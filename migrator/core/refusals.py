@@ -5,7 +5,7 @@ here; what both hosts' facts show is compared here.
 """
 
 from migrator.core import memory
-from migrator.core.vocabulary import MigrationRequest, Started
+from migrator.core.vocabulary import MigrationRequest, OverBudget, Started
 from migrator.wire.facts import Mode, Objection, VeFacts, VeState
 
 CLOCK_SKEW_MAX_S = 5.0
@@ -83,6 +83,8 @@ def _about_ve(request: MigrationRequest, facts: Started, ve: VeFacts, mode: Mode
         found.append(Objection("foreign-mounts", evidence, remedy, waivable=True))
     if mode is Mode.LIVE:
         found += memory.objections(request.policy.memory, ve)
+        if request.policy.over_budget is OverBudget.POST_COPY:
+            found += memory.post_copy_objections(request.policy.memory, ve, facts.source)
         found += [
             Objection("blocker", blocker, "end it, or --mode stop-copy", waivable=True) for blocker in ve.blockers
         ]

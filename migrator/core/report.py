@@ -68,6 +68,8 @@ class Report:
     file_bytes: int
     memory_bytes: int
     image_bytes: int
+    owed_bytes: int
+    """By post-copy: memory that came from the source when the VE ran on the target already; part of `memory_bytes`."""
     predicted_blackout_ms: float
     memory_method: str
     """By which the memory moved in the end (`wire.facts.MemoryMethod`); empty: not live, or not known yet."""
@@ -92,6 +94,7 @@ def of(story: Story) -> Report:
         for each in machine.rounds
     )
     outcome, command = _outcome(story)
+    owed_bytes = handed.owed_bytes if handed else 0
     notes = [*(plan.notes if plan else ()), *(note for each in machine.rounds for note in each.notes)]
     if machine.phase is Phase.DONE and machine.doubt is not None:
         notes.append(
@@ -112,8 +115,9 @@ def of(story: Story) -> Report:
         rounds=rounds,
         blackout=_blackout(story),
         file_bytes=sum(each.file_bytes for each in rounds) + (handed.file_bytes if handed else 0),
-        memory_bytes=sum(each.memory_bytes for each in rounds) + (handed.memory_bytes if handed else 0),
+        memory_bytes=sum(each.memory_bytes for each in rounds) + (handed.memory_bytes + owed_bytes if handed else 0),
         image_bytes=handed.image_bytes if handed else 0,
+        owed_bytes=owed_bytes,
         predicted_blackout_ms=_predicted_ms(story),
         memory_method=_memory_method(story),
         memory_reason=plan.memory.reason if plan and plan.memory else "",
@@ -197,6 +201,9 @@ def _outcome(story: Story) -> tuple[str, str]:
     machine, request = story.machine, story.request
     ve, source, target = request.ve, request.source, request.target
     match machine.phase:
+        case Phase.DONE if machine.memory_lost:
+            anew = f"{source} was lost with a part of its memory, and if that had not come yet, it was started anew from its files"
+            return f"{request.target_ve} is on {target}; {anew}", f"migrator ve show {request.target_ve}"
         case Phase.DONE:
             return f"{request.target_ve} is on {target}, as it was on {source}; {source} is clean", ""
         case Phase.REFUSED:
@@ -210,6 +217,8 @@ def _outcome(story: Story) -> tuple[str, str]:
             return f"an answer was lost: {source} and {target} are being asked where {ve} is", ""
         case Phase.UNDOING:
             return f"{ve} goes on on {source}; what came to {target} is being removed", ""
+        case Phase.VERIFYING if machine.post_copy:
+            return f"{request.target_ve} runs on {target}, and the rest of its memory is coming from {source}", ""
         case Phase.VERIFYING | Phase.RETIRING:
             return f"{request.target_ve} is {target}'s; {source} is being cleaned", ""
         case Phase.HANDING_OVER:

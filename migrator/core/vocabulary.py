@@ -26,6 +26,8 @@ class OverBudget(StrEnum):
     PROCEED = "proceed"
     ABORT = "abort"
     STOP_COPY = "stop-copy"
+    POST_COPY = "post-copy"
+    """What is not on the target then comes when the VE runs there; until it has, the VE needs both hosts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from agents.handover.vocabulary import (
     Write,
 )
 from migrator.sim.faults import OF_ACTS, Kind
-from migrator.sim.hosts import ABSENT, Host, Order
+from migrator.sim.hosts import ABSENT, Host, NotYet, Order
 from migrator.wire.facts import Claim, Record, Standing
 from migrator.wire.faults import Fault, FaultCode, FaultError
 from migrator.wire.messages import Ask, Depart, PeerDrop, PeerRequest, Release, Reply, Request, Reserve, Stands, Undo
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 CARRIED_TO_THE_END = frozenset({Act.THAW, Act.UNPREPARE, Act.HALT, Act.DROP, Act.FORBID})
 PEER_LIMIT_S = 60.0
 SLOW_S = 100.0
+LENDER_LIMIT_S, LOOK_AGAIN_S = 20.0, 1.0
 GIVEN_UP = Fault(FaultCode.CONFLICT, "given up because the move is undone")
 STEPS = {Act.HOLD: "restore"}
 """What an act is called in its faults, where that is not its own name."""
@@ -197,9 +198,10 @@ class Agent:
             seconds, went_wrong = SLOW_S, world.random.choice((None, Kind.ACT_FAILS, Kind.ACT_FAILS_LATE))
         self._acts += 1
         self._act, number = (act, order), self._acts
-        world.after(seconds, lambda: self._end(number, act, order, went_wrong))
+        began_s = world.now
+        world.after(seconds, lambda: self._end(number, act, order, went_wrong, began_s))
 
-    def _end(self, number: int, act: Act, order: Order, went_wrong: Kind | None) -> None:
+    def _end(self, number: int, act: Act, order: Order, went_wrong: Kind | None, began_s: float) -> None:
         if not self.alive or number != self._acts or self._act is None:
             return
         self._act = None
@@ -214,6 +216,13 @@ class Agent:
             result = self.host.perform(act, self.machine.record, order)
         except FaultError as error:
             self.feed(DidNot(act, error.fault))
+            return
+        except NotYet as waits:
+            if waits.fault is not None and self.world.now > began_s + LENDER_LIMIT_S:
+                self.feed(DidNot(act, waits.fault))
+                return
+            self._act = (act, order)
+            self.world.after(LOOK_AGAIN_S, lambda: self._end(number, act, order, went_wrong, began_s))
             return
         self.feed(DidNot(act, broken) if went_wrong is Kind.ACT_FAILS_LATE else Did(act, result))
 
@@ -230,5 +239,5 @@ class Agent:
         if self.world.random.random() < 0.5:
             try:
                 self.host.perform(act, self.machine.record, order)
-            except FaultError:
+            except (FaultError, NotYet):
                 return

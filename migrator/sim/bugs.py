@@ -185,6 +185,17 @@ def _discarded_before_it_runs() -> list[Patch]:
     return [patch.object(Source, "_on_stands", gone)]
 
 
+def _lent_to_nobody() -> list[Patch]:
+    """By post-copy as without: the source ends its frozen copy as soon as the target runs."""
+    gone = Source._gone
+
+    def at_once(self: Source) -> list[Command]:
+        self.record = replace(self.record, post_copy=False)
+        return gone(self)
+
+    return [patch.object(Source, "_gone", at_once)]
+
+
 def _cold_source_starts() -> list[Patch]:
     """A source that was down in the hand-over undoes it at once, as one that was not."""
     on_boot = Source._on_boot
@@ -390,6 +401,7 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
     function.__name__.removeprefix("_"): function
     for function in (
         _given_after_run,
+        _lent_to_nobody,
         _undo_after_given,
         _orders_not_checked,
         _record_not_synced,

@@ -102,6 +102,7 @@ ACTS = (
     "alpha: do send",
     "alpha: do thaw",
     "alpha: do unprepare",
+    "alpha: do lend",
     "alpha: do discard",
     "alpha: do destroy",
     "beta: do accept",

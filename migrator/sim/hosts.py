@@ -10,8 +10,9 @@ from agents.handover import judging
 from agents.handover.vocabulary import Act
 from migrator.sim import checks
 from migrator.wire.facts import Claim, Mode, Record, VeState
-from migrator.wire.faults import FaultCode, fault_error
+from migrator.wire.faults import Fault, FaultCode, fault_error
 from migrator.wire.messages import (
+    Confirm,
     Copied,
     Departing,
     PeerHolds,
@@ -28,7 +29,15 @@ if TYPE_CHECKING:
     from migrator.sim.world import World
 
 RUNNING, FROZEN, STOPPED, ABSENT = VeState.RUNNING, VeState.FROZEN, VeState.STOPPED, VeState.ABSENT
-Order = Reserve | PeerRestore | PreCopy | None
+Order = Reserve | PeerRestore | PreCopy | Confirm | None
+
+
+class NotYet(Exception):
+    """An act goes on: what it waits for has not come. After `LENDER_LIMIT_S` some are given up with `fault`."""
+
+    def __init__(self, fault: Fault | None = None) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
 
 
 class Host:
@@ -52,6 +61,8 @@ class Host:
         self.version = 0
         """The state that lies in the VE's processes."""
         self.images: int | None = None
+        self.lacks = False
+        """By post-copy: a part of what its processes have in memory is on the other host yet."""
         self.by_init: VeState | None = None
         """What this host's boot made of a VE that no migration held: not ours to judge."""
         self.down_in: Claim | None = None
@@ -65,7 +76,7 @@ class Host:
     def write(self, record: Record) -> None:
         """Durable when it returns."""
         self.record = record
-        if record.claim is Claim.ARRIVING and record.image_complete and self.state is FROZEN:
+        if record.claim is Claim.ARRIVING and record.image_complete and self.state is FROZEN and not self.lacks:
             self.world.held = True  # before that is on disk, an agent that dies cannot know what it had
 
     def read(self) -> Record | None:
@@ -84,6 +95,7 @@ class Host:
         self.down_in = self.record.claim if self.record is not None else None
         if self.state is FROZEN and self.record is not None and self.record.claim is Claim.ARRIVING:
             self.world.held = False  # its memory is gone
+        self.lacks = False
         if self.state is not ABSENT:
             self._leave(STOPPED)
         if seconds is not None:
@@ -121,7 +133,8 @@ class Host:
         given_up = self.down_in not in (Claim.LEAVING, Claim.GIVEN)  # it may have run since it was frozen
         refused = other.record is not None and other.record.claim is Claim.REFUSED
         given_up = given_up or (other.restored_too_late and refused)
-        if other.state is FROZEN and other.version == self.world.latest and not (given_up or self.world.run_failed):
+        whole = other.state is FROZEN and not other.lacks
+        if whole and other.version == self.world.latest and not (given_up or self.world.run_failed):
             self.world.breach(checks.MEMORY, f"{self.name} starts from its disk what {other.name} holds in memory")
         self.version = self.files if self.files is not None else -1
         self._run()
@@ -163,7 +176,7 @@ class Host:
     def _copy(self, record: Record, order: Order) -> Reply:
         self._send_files()
         assert isinstance(order, PreCopy)
-        return Copied(order.round, 1.0, 5, 0.1)
+        return Copied(order.round, 1.0, 5, 0.1, memory_method=order.memory_method)
 
     def _send_files(self) -> None:
         target = self.world.other(self)
@@ -203,8 +216,19 @@ class Host:
         elif self.state is STOPPED:
             self._start()
 
+    def _lend(self, record: Record, order: Order) -> None:
+        target = self.world.other(self)
+        if self.state is not FROZEN:
+            raise fault_error(FaultCode.CONFLICT, "the memory is not here any more", step="lend")
+        if not (self.world.reaches(self.name, target.name) and target.key and target.lacks):
+            raise NotYet
+        target.lacks = False
+
     def _discard(self, record: Record, order: Order) -> None:
         self._must_not_run("discarded")
+        other = self.world.other(self)
+        if self.state is FROZEN and other.state is RUNNING and other.lacks:
+            self.world.breach(checks.MEMORY, f"{self.name} ends processes whose memory {other.name} waits for")
         if self.state is FROZEN:
             self.state = STOPPED
 
@@ -222,7 +246,7 @@ class Host:
             manifest = order.manifest if isinstance(order, PeerRestore) else {}
             if self.images is None or manifest.get("pages") != str(self.images):
                 raise fault_error(FaultCode.CORRUPT, "the images are not those of the manifest", step="restore")
-            self.state, self.version = FROZEN, self.images
+            self.state, self.version, self.lacks = FROZEN, self.images, record.post_copy
         elif self.files is None:
             raise fault_error(FaultCode.TOOL_FAILED, "no files", step="arrange")
         return PeerHolds(0.1, 0.1)
@@ -248,7 +272,8 @@ class Host:
     def _drop(self, record: Record, order: Order) -> None:
         self._must_not_run("dropped")
         world, other = self.world, self.world.other(self)
-        only = self.state is FROZEN and self.version == world.latest and other.state not in (RUNNING, FROZEN)
+        whole = self.state is FROZEN and not self.lacks
+        only = whole and self.version == world.latest and other.state not in (RUNNING, FROZEN)
         if only and world.held and not world.run_failed:
             world.breach(checks.MEMORY, f"{self.name} drops the only copy of what the VE had in memory")
         self._remove()
@@ -257,6 +282,12 @@ class Host:
         self.key = False
 
     def _lift(self, record: Record, order: Order) -> None:
+        if self.lacks and not (isinstance(order, Confirm) and order.alone):
+            raise NotYet(Fault(FaultCode.PEER_LOST, "the source does not send its memory", step="fill memory"))
+        if self.lacks:
+            self.lacks = False
+            self._leave(STOPPED)
+            self._start()
         self.key, self.images = False, None
         self.autostart = self.world.setup.autostart
 
@@ -265,7 +296,7 @@ class Host:
             self.world.breach(checks.ENDED_WRONGLY, f"the VE is {done} on {self.name} while it runs")
 
     def _remove(self) -> None:
-        self.state, self.files, self.images, self.version = ABSENT, None, None, 0
+        self.state, self.files, self.images, self.version, self.lacks = ABSENT, None, None, 0, False
         self.autostart = self.fenced = False
 
 
@@ -277,6 +308,7 @@ ACTS = {
     Act.DUMP: Host._dump,
     Act.SEND: Host._send,
     Act.THAW: Host._thaw,
+    Act.LEND: Host._lend,
     Act.DISCARD: Host._discard,
     Act.DESTROY: Host._destroy,
     Act.ACCEPT: Host._accept,

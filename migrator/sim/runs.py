@@ -6,14 +6,14 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from migrator.core.phases import Phase
-from migrator.core.vocabulary import Event, MigrationRequest, Policy, Started
+from migrator.core.vocabulary import Event, MigrationRequest, OverBudget, Policy, Started
 from migrator.sim import checks, faults
 from migrator.sim.checks import Breach
 from migrator.sim.controllers import Journal, Operator
 from migrator.sim.faults import Fault, Kind
 from migrator.sim.hosts import ABSENT, FROZEN, RUNNING, STOPPED, Host
 from migrator.sim.world import SOURCE, TARGET, VE, Setup, World
-from migrator.wire.facts import Claim, HostFacts, VeFacts
+from migrator.wire.facts import Claim, HostFacts, MemoryMethod, MemoryOffer, VeFacts
 
 CHAOS_S = 120.0
 SETTLES_IN_S = 600.0
@@ -114,6 +114,8 @@ class Run:
         setup, now = self.world.setup, self.world.now
         cutover_s = now + setup.cutover_in_s if setup.cutover_in_s else 0.0
         policy = Policy(mode=setup.mode, cutover_at_unix_s=cutover_s)
+        if setup.post_copy:
+            policy = replace(policy, over_budget=OverBudget.POST_COPY, blackout_budget_s=0.001)
         request = MigrationRequest(migration, VE, source, target, "192.0.2.2", policy=policy)
         return Operator(self.world, Journal(request, now))
 
@@ -126,7 +128,7 @@ class Run:
             host.by_init = None
         records = [host.record for host in self.world.hosts.values() if host.record is not None]
         floor = max((record.order for record in records), default=0)
-        ve = VeFacts(VE, "oci", source.state)
+        ve = VeFacts(VE, "oci", source.state, memory_offers=(MemoryOffer(MemoryMethod.TRACKED),))
         facts = (FACTS, OTHER_FACTS) if request.source == SOURCE else (OTHER_FACTS, FACTS)
         started: Event = Started(self.world.now, *facts, (ve,), (), floor)
         operator.start(started)
@@ -241,6 +243,10 @@ class Run:
         wanted = here.by_init or self.rest
         if wanted is RUNNING and here.state is not RUNNING:
             world.breach(checks.NOT_RUNNING, f"{journal.ended}, and {self._where()}")
+        if here.lacks:
+            world.breach(
+                checks.NOT_RUNNING, f"{journal.ended}, and it waits for memory that does not come; {self._where()}"
+            )
         if wanted is not RUNNING and here.state in (RUNNING, FROZEN):
             world.breach(checks.WRONG_END, f"it rested before, and {self._where()}")
         self._check_left_over(here, away)

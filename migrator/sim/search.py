@@ -28,6 +28,7 @@ class Way:
 
 WAYS = (
     Way("live", Setup(mode=Mode.LIVE, eager=0.9)),
+    Way("post-copy", Setup(mode=Mode.LIVE, eager=0.9, post_copy=True)),
     Way("stop-copy", Setup(mode=Mode.STOP_COPY, eager=0.9)),
     Way("resting", Setup(rest=STOPPED, eager=0.9)),
     Way("fall-back", PLAIN, FALL_BACK),

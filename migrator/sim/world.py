@@ -55,6 +55,8 @@ class Setup:
     """Share of all messages that are lost, late or doubled beside what the plan says."""
     back_again: bool = False
     """When it has ended another migration moves the VE on, or again, with the first one's messages still under way."""
+    post_copy: bool = False
+    """A live move leaves a part of the memory on the source until the VE runs."""
 
     @classmethod
     def draw(cls, random: Random) -> "Setup":
@@ -67,6 +69,7 @@ class Setup:
             eager=random.choice((0.05, 0.3, 0.9)),
             noise=random.choice((0.0, 0.0, 0.01, 0.05, 0.2)),
             back_again=random.random() < 0.3,
+            post_copy=random.random() < 0.3,
         )
 
 

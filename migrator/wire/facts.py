@@ -96,6 +96,8 @@ class Record:
     """On a source: the copy here stays when the VE is gone, stopped and fenced."""
     handing_over: bool = False
     """On a source: the hand-over has begun, so the target may come to hold a complete image."""
+    post_copy: bool = False
+    """A part of the VE's memory stays on the source until the VE runs on the target, and a moment longer."""
     cold: bool = False
     """This host has been down since the hand-over began. A cold source asks the target before it starts the VE; a cold
     target runs it on the controller's word only, because its operator may have declared it off meanwhile."""

@@ -137,6 +137,9 @@ class HandOver:
     ve: str
     limit_s: float
     """The source undoes the blackout by itself when the target does not hold the VE by then."""
+    post_copy: bool = False
+    """What was written since the last round stays here, and goes to the target when the VE runs there already; as long as it
+    has not, the VE there needs this host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,9 @@ class Confirm:
     migration: str
     order: int
     ve: str
+    alone: bool = False
+    """The source was declared off, or has been down: a VE that waits for memory from there (post-copy) is started anew from
+    its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +258,8 @@ class PeerRestore:
     ve: str
     manifest: dict[str, str]
     """File name -> SHA-256 in hex, of every image file."""
+    post_copy: bool = False
+    """A part of the memory stays on the source until the VE runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,6 +433,8 @@ class HandedOver:
     image_bytes: int = 0
     file_bytes: int = 0
     memory_bytes: int = 0
+    owed_bytes: int = 0
+    """By post-copy: memory that was on the source yet when the VE ran on the target."""
     criu_s: float = 0.0
     """What CRIU itself reports for dump and restore together."""
     wire_s: float = 0.0

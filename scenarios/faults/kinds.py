@@ -6,7 +6,7 @@ and a heartbeat in it. Engines that the lab only emulates are broken from outsid
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +41,10 @@ class Form:
     """Its cgroup, below the host's."""
     tools: tuple[str, ...]
     """Programs that work for its migration and may be killed."""
+    name: str = ""
+    """What it is called where kinds are chosen; empty: as the engine."""
+    options: tuple[str, ...] = ()
+    """Of every `migrator migrate`."""
     roles: tuple[str, ...] = ()
     disk_mb: int = 400
     memory_mb: int = 600
@@ -259,7 +263,18 @@ def _service(host: Host, root: str, path: str, text: str) -> None:
     host.run("sh", "-c", f"mkdir -p {root}/data; [ -p {never} ] || mkfifo {never}")
 
 
-KINDS: dict[str, Kind] = {kind.form.engine: kind for kind in (Bundle(), OpenVz(), VServer())}
+def _by(name: str, *options: str, slack_s: float = 0.0) -> Bundle:
+    """The bundle, moved in a way of its own."""
+    return Bundle(replace(Bundle().form, name=name, options=options, slack_s=slack_s))
+
+
+WAYS = (
+    _by("oci-content", "--memory", "content"),
+    _by("oci-dump", "--memory", "dump"),
+    # No blackout is as short as this budget; and a VE that waits for its memory stands still as long as the line is broken.
+    _by("oci-post-copy", "--over-budget", "post-copy", "--budget", "1", slack_s=30.0),
+)
+KINDS: dict[str, Kind] = {kind.form.name or kind.form.engine: kind for kind in (Bundle(), OpenVz(), VServer(), *WAYS)}
 
 
 def names() -> Sequence[str]:

@@ -115,7 +115,7 @@ class Scene:
         self.logs = {"source": AgentLog(self.side("source")), "target": AgentLog(self.side("target"))}
         self.began_unix_s = time.time()
         words = ("migrate", site.ve, self.target_name, "--mode", site.form.mode, "--deadline", str(DEADLINE_S))
-        self.controller = Running(site.command.argv(*words), site.command.environment)
+        self.controller = Running(site.command.argv(*words, *site.form.options), site.command.environment)
 
     @property
     def view(self) -> View:

@@ -102,6 +102,16 @@ def test_adopt_only_when_the_source_is_off_and_cannot_have_run() -> None:
             assert not known.taken_back
 
 
+def test_held_in_part_is_run_with_the_source_only() -> None:
+    """By post-copy nobody but the source itself has the VE run at the target, and one that was down starts it from its files."""
+    for source, target, known in EVERYTHING:
+        if target is TargetSays.HELD_IN_PART and not known.taken_back and not known.confirmed:
+            action = decide(source, target, known)
+            assert action not in (Action.ADOPT, Action.GIVE, Action.TELL_SOURCE, Action.FORWARD)
+            if source is SourceSays.COLD:
+                assert action is Action.UNDO
+
+
 def test_taken_back_only_when_the_target_is_off() -> None:
     """What was given comes back without the target's word only after `fence`, and never after a Confirm."""
     for source, target, known in EVERYTHING:

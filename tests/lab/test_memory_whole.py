@@ -20,15 +20,17 @@ pytestmark = pytest.mark.lab
 TIMES = int(os.environ.get("MIGRATOR_TEST_ROUNDTRIPS", "1"))
 PROGRAM = "/usr/local/bin/weaver"
 PAGES = 4 * 3000
-NUMBERS = {MemoryMethod.TRACKED: 243, MemoryMethod.CONTENT: 244}
+NUMBERS = {"tracked": 243, "content": 244, "post-copy": 245}
+POST_COPY = ("--memory", MemoryMethod.TRACKED, "--over-budget", "post-copy", "--budget", "1")
+"""No blackout is as short as this budget, so that every move leaves something on the source."""
 ANSWER_LIMIT_S = 60.0
 
 
 class Weaver:
     """The VE on alpha, see weaver.c; and the command line."""
 
-    def __init__(self, lab: Lab, directory: Path, method: MemoryMethod) -> None:
-        self.lab, self.ve, self.method = lab, f"weaver-{method}", method
+    def __init__(self, lab: Lab, directory: Path, way: str) -> None:
+        self.lab, self.ve, self.way = lab, f"weaver-{way}", way
         self._command = CommandLine(lab.inventory, directory / "journal.db")
         for host in lab.hosts:
             self._command.run("host", "add", host.name)
@@ -38,14 +40,16 @@ class Weaver:
         alpha = lab.host("alpha")
         alpha.path(PROGRAM).write_bytes(made.read_bytes())
         alpha.path(PROGRAM).chmod(0o755)
-        words = [self.ve, "crun", *lab.ve_addresses(NUMBERS[method]), PROGRAM, "--", PROGRAM, "/data"]
+        words = [self.ve, "crun", *lab.ve_addresses(NUMBERS[way]), PROGRAM, "--", PROGRAM, "/data"]
         alpha.run("python3", "-", *words, text=Path(bundles.__file__).read_text())
         self._command.run("ve", "start", self.ve)
 
     def move(self, target: str) -> None:
-        """By the method, and no other."""
-        report = json.loads(self._command.run("migrate", self.ve, target, "--memory", self.method, "--json"))
-        assert report["memory_method"] == self.method, json.dumps(report)
+        """This way, and no other."""
+        options = POST_COPY if self.way == "post-copy" else ("--memory", self.way)
+        report = json.loads(self._command.run("migrate", self.ve, target, *options, "--json"))
+        assert report["memory_method"] == options[1], json.dumps(report)
+        assert (report["owed_bytes"] > 0) == (self.way == "post-copy"), json.dumps(report)
 
     def wrong(self, host: Host) -> tuple[int, int]:
         """(how much it has checked, what was wrong of that), after it has checked everything now."""

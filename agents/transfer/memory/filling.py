@@ -7,7 +7,7 @@ moved, a fork. Pages placed are not told: placing one again is refused by the ke
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Self
@@ -73,11 +73,41 @@ class Space:
     uffd: int
     store: HeldSpace
     missing: Missing
+    """What is in the store."""
+    remote: Missing = field(default_factory=Missing)
+    """What is on the source yet (post-copy)."""
+    asked: Missing = field(default_factory=Missing)
+    """What of that has been asked for; in the worker only."""
     shares: bool = False
     wiped: Extents = field(default_factory=list)
     """Ranges that a child is to find empty (MADV_WIPEONFORK)."""
     waiting: set[int] = field(default_factory=set)
-    """Pages somebody waits for that could not be placed yet (an event came first)."""
+    """Pages somebody waits for that could not be placed yet (an event came first, or they are on the source)."""
+
+    @property
+    def lacks(self) -> tuple[Missing, Missing, Missing]:
+        """All that is missing, wherever it is."""
+        return self.missing, self.remote, self.asked
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is."""
+        return not any(each.segments for each in self.lacks)
+
+    def cut(self, start: int, end: int) -> None:
+        """``[start, end)`` was unmapped, or emptied."""
+        for each in self.lacks:
+            each.cut(start, end)
+
+    def clear(self) -> None:
+        """The process has gone."""
+        for each in self.lacks:
+            each.segments.clear()
+        self.waiting.clear()
+
+    def arrived(self, start: int, end: int) -> None:
+        """What lies at ``[start, end)`` in the store is there now."""
+        self.missing.put_back(*self.remote.stored(start, end), *self.asked.stored(start, end))
 
 
 @dataclass(slots=True)
@@ -99,14 +129,16 @@ class Filling:
                 self.connection = fd
             case Kind.TAKEN:
                 held = self.held[note.first]
-                self.spaces.append(Space(fd, held, Missing.of(held.settle()), wiped=self.wiped.get(note.first, [])))
+                missing, remote = Missing.of(held.settle()), Missing.of(held.owed)
+                self.spaces.append(Space(fd, held, missing, remote, wiped=self.wiped.get(note.first, [])))
             case Kind.FORK:
                 self._fork(self.spaces[note.index], fd)
             case Kind.REMAP:
-                self.spaces[note.index].missing.move(note.first, note.second, note.third)
+                for each in self.spaces[note.index].lacks:
+                    each.move(note.first, note.second, note.third)
             case Kind.REMOVE | Kind.UNMAP:
                 space = self.spaces[note.index]
-                space.missing.cut(note.first, note.second)
+                space.cut(note.first, note.second)
                 space.waiting = {page for page in space.waiting if not note.first <= page < note.second}
             case Kind.RESTORED:
                 self.restored = True
@@ -117,12 +149,22 @@ class Filling:
 
     def _fork(self, parent: Space, fd: int) -> None:
         parent.shares = True
-        child = Space(fd, parent.store, parent.missing.copy(), shares=True, wiped=parent.wiped)
+        missing, remote, asked = (each.copy() for each in parent.lacks)
+        child = Space(fd, parent.store, missing, remote, asked, shares=True, wiped=parent.wiped)
         for start, end in parent.wiped:
-            child.missing.cut(start, end)
+            child.cut(start, end)
         self.spaces.append(child)
 
     @property
     def missing_bytes(self) -> int:
         """What is not known to be in place."""
-        return sum(segment.end - segment.start for space in self.spaces for segment in space.missing.segments)
+        return _size_bytes(each for space in self.spaces for each in space.lacks)
+
+    @property
+    def owed_bytes(self) -> int:
+        """What of that is on the source yet."""
+        return _size_bytes(each for space in self.spaces for each in (space.remote, space.asked))
+
+
+def _size_bytes(parts: Iterable[Missing]) -> int:
+    return sum(segment.end - segment.start for part in parts for segment in part.segments)

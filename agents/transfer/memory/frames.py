@@ -5,13 +5,16 @@ length, the payload, and the SHA-256 of all of that, cut to 16 bytes. A *space* 
 address space; the process it belongs to is named only at the end, because processes come and go while rounds run.
 The target answers the frames ``SYNC`` and ``SEAL`` with one frame; nothing else is answered.
 
+By post-copy a second stream follows, in which the target asks (``WANT``) and the source answers each with one ``PAGES``;
+there a space is the id of the process inside the VE.
+
 This file knows the form only. Short reads, altered bytes and unknown kinds raise ``Corrupt``.
 """
 
 import hashlib
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
@@ -42,6 +45,12 @@ class Kind(IntEnum):
     """From the target: payload is JSON for SEAL, the echo for SYNC."""
     COMPRESSED = 7
     """As PAGES, the content compressed (`compression`)."""
+    OWED = 8
+    """These pages have content, and it stays on the source until it is asked for (post-copy)."""
+    WANT = 9
+    """From the target: these pages, please."""
+    DONE = 10
+    """From the target: it has everything, and will not ask again."""
 
 
 class Corrupt(Exception):
@@ -94,22 +103,10 @@ class FrameReader:
         header = self._take(0, _HEADER.size, may_end=True)
         if header is None:
             return None
-        magic, kind, space, count, length = _HEADER.unpack(header)
-        if magic != _MAGIC or count > MAX_RANGES or length > MAX_PAYLOAD_BYTES:
-            raise Corrupt("not a frame of the memory stream")
-        digest = hashlib.sha256(header)
-        table_bytes = 16 * count
-        body = self._take(0, table_bytes + length + DIGEST_BYTES)
+        head = bytes(header)
+        body = self._take(0, _body_bytes(head))
         assert body is not None
-        digest.update(body[: table_bytes + length])
-        if digest.digest()[:DIGEST_BYTES] != body[table_bytes + length :]:
-            raise Corrupt("a frame of the memory stream was altered on its way")
-        numbers = array("Q", bytes(body[:table_bytes])).tolist()
-        extents = [(start, start + size) for start, size in zip(numbers[0::2], numbers[1::2], strict=True)]
-        try:
-            return Frame(Kind(kind), space, extents, body[table_bytes : table_bytes + length])
-        except ValueError as error:
-            raise Corrupt(f"unknown kind of frame: {kind}") from error
+        return _frame(head, body)
 
     def _take(self, at: int, count: int, *, may_end: bool = False) -> memoryview | None:
         if at + count > len(self._buffer):
@@ -124,3 +121,45 @@ class FrameReader:
             filled += got
         self.bytes_read += count
         return self._buffer[at : at + count]
+
+
+class FrameBuffer:
+    """Frames from a byte stream that is read as it comes, by somebody who must not wait for it."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Some bytes came: the frames that are whole now, each valid until the next. Raises ``Corrupt``."""
+        self._data += data
+        while len(self._data) >= _HEADER.size:
+            head = bytes(self._data[: _HEADER.size])
+            end = _HEADER.size + _body_bytes(head)
+            if len(self._data) < end:
+                return
+            body = bytes(self._data[_HEADER.size : end])
+            del self._data[:end]
+            yield _frame(head, memoryview(body))
+
+
+def _body_bytes(head: bytes) -> int:
+    """What follows a frame's header."""
+    magic, _, _, count, length = _HEADER.unpack(head)
+    if magic != _MAGIC or count > MAX_RANGES or length > MAX_PAYLOAD_BYTES:
+        raise Corrupt("not a frame of the memory stream")
+    return 16 * int(count) + int(length) + DIGEST_BYTES
+
+
+def _frame(head: bytes, body: memoryview) -> Frame:
+    _, kind, space, count, length = _HEADER.unpack(head)
+    table_bytes = 16 * count
+    digest = hashlib.sha256(head)
+    digest.update(body[: table_bytes + length])
+    if digest.digest()[:DIGEST_BYTES] != body[table_bytes + length :]:
+        raise Corrupt("a frame of the memory stream was altered on its way")
+    numbers = array("Q", bytes(body[:table_bytes])).tolist()
+    extents = [(start, start + size) for start, size in zip(numbers[0::2], numbers[1::2], strict=True)]
+    try:
+        return Frame(Kind(kind), space, extents, body[table_bytes : table_bytes + length])
+    except ValueError as error:
+        raise Corrupt(f"unknown kind of frame: {kind}") from error

@@ -4,7 +4,8 @@ Measured on Linux 6.18: when the last descriptor of a userfaultfd is closed, thr
 *zeros*, and so does everyone who touches the rest. A worker that is killed would thereby corrupt the VE in silence. So the
 guardian holds a second descriptor of each userfaultfd, and the store; each worker is a fork of it:
 
-* The worker ends: the guardian forks another, which goes on from what the guardian was told.
+* The worker ends: the guardian forks another, which goes on from what the guardian was told. Pages that came from the
+  source by post-copy it asks for again.
 * The guardian ends: the worker becomes guardian itself, and forks a worker.
 * The worker ends between taking a fork's event from the kernel and telling it: the guardian takes the child's descriptor out
   of the worker's ``anchor``.
@@ -20,7 +21,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agents.transfer.memory import anchor
@@ -124,6 +125,14 @@ class Guardian:
             self.notes.close()
             self.notes = None
 
+    def lend(self, fds: Sequence[int]) -> None:
+        """A stream to the source, for the worker; the descriptors are not the caller's any more."""
+        if self.notes is not None:
+            with contextlib.suppress(OSError):  # it has ended, and whoever lends begins again
+                socket.send_fds(self.notes, [b"p"], fds)
+        for fd in fds:
+            os.close(fd)
+
     def end(self) -> None:
         """The VE is complete, or gone: end the worker, close everything."""
         if self._worker:
@@ -195,9 +204,24 @@ class Guardian:
         def tell(note: Note, fd: int) -> None:
             socket.send_fds(guardian, [note.pack()], [fd] if fd >= 0 else [])
 
-        LazyServer(self._pages, self.filling, self.figures, tell).serve(guardian)
-        self.filling.filled = True
-        tell(Note(Kind.FILLED), -1)
-        if not guardian.recv(1):
-            raise GuardianGone
+        server = LazyServer(self._pages, self.filling, self.figures, tell)
+        try:
+            server.serve(guardian)
+            self.filling.filled = True
+            tell(Note(Kind.FILLED), -1)
+            _acknowledged(guardian)
+            server.done()
+        finally:
+            server.close()
         return _FILLED
+
+
+def _acknowledged(guardian: socket.socket) -> None:
+    """Wait until it knows; a stream that it gives us meanwhile is not needed any more. Raises ``GuardianGone``."""
+    data = b"p"
+    while data == b"p":
+        data, fds, _, _ = socket.recv_fds(guardian, 1, 2)
+        for fd in fds:
+            os.close(fd)
+    if not data:
+        raise GuardianGone

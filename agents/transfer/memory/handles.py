@@ -19,6 +19,7 @@ import trio
 from agents import places, shell
 from agents.shell import failed
 from agents.transfer.memory.keeper import Phase, State
+from agents.transfer.memory.page_server import Task as Loan
 from agents.transfer.memory.port import RoundStats
 from agents.transfer.memory.sender import Kind, Look, Task
 from migrator.wire.facts import MemoryMethod
@@ -27,6 +28,8 @@ from migrator.wire.faults import FaultCode, FaultError, fault_error
 T = TypeVar("T")
 ANSWER_LIMIT_S = 10.0
 FILL_LIMIT_S = 600.0
+LENDER_LIMIT_S = 20.0
+"""So long without anybody who lends what is owed (post-copy), and nobody waits for it any longer."""
 RESTORED_LIMIT_S = 10.0
 """Between the end of the runtime and what CRIU told the keeper before that."""
 END_LIMIT_S = 3.0
@@ -114,9 +117,10 @@ class MemorySender:
         """The cap from now on."""
         await self._lines.say({"do": "rate", "bytes_per_s": bytes_per_s})
 
-    async def look(self, veils: Path) -> Look:
-        """Of the frozen VE; the dump may begin, and the rest is being sent. Raises as ``round`` does."""
-        return _made(Look, await self._order({"do": "last", "veils": str(veils)}, "look", frozen=True))
+    async def look(self, veils: Path, *, post_copy: bool = False) -> Look:
+        """Of the frozen VE; the dump may begin, and the rest is being sent, or told by post-copy. Raises as ``round`` does."""
+        order = {"do": "last", "veils": str(veils), "post_copy": post_copy}
+        return _made(Look, await self._order(order, "look", frozen=True))
 
     async def sent(self) -> tuple[RoundStats, str]:
         """After ``look``: the target holds everything; the name of its seal. Raises as ``round`` does."""
@@ -159,6 +163,33 @@ class MemorySender:
             await (self._lines.end_at_once() if frozen else self.end())
             raise
         raise _lost("the memory sender has ended")
+
+
+class PageServer:
+    """The source's giver of what is owed. Made by ``start``; ``end`` in every case."""
+
+    def __init__(self, lines: _Lines) -> None:
+        self._lines = lines
+
+    @classmethod
+    async def start(cls, loan: Loan) -> "PageServer":
+        """It lends from then on."""
+        lines = _Lines(await _open(program("page-server")))
+        with contextlib.suppress(trio.BrokenResourceError):  # it has ended; `filled` tells
+            await lines.say(asdict(loan))
+        return cls(lines)
+
+    async def filled(self) -> str:
+        """Returns when it ends: empty if the target has everything, else why it does not lend any more."""
+        heard = await self._lines.hear()
+        await self.end()
+        if heard is None:
+            return "the page server has ended"
+        return "" if heard["did"] == "filled" else str(heard["why"])
+
+    async def end(self) -> None:
+        """It lends no more. May be called again."""
+        await self._lines.end()
 
 
 class Veiled:
@@ -255,13 +286,16 @@ class MemoryKeeper:
     async def filled(self) -> State | None:
         """Returns when the VE waits for no page any more; None: there never was a keeper.
 
-        Raises FaultError(CORRUPT) when its memory cannot be completed.
+        Raises FaultError(CORRUPT) when its memory cannot be completed, PEER_LOST when the source does not lend what it owes.
         """
-        state = await self.state()
+        before = state = await self.state()
         if state is None and not self._log.exists():
             return None
         while state is not None and state.phase is Phase.SERVING:
-            state = await self._wait("filled")
+            state = await self._wait("filled", LENDER_LIMIT_S if state.owes else FILL_LIMIT_S)
+            if before is not None and state is not None and state.phase is Phase.SERVING and _stalls(before, state):
+                raise _lost_lender()
+            before = state
         if state is None or state.phase is Phase.BROKEN:
             why = state.why if state else "the memory keeper and its guardian were killed while pages were missing"
             raise _corrupt(f"the VE's memory here is not complete: {why}; see {self._log}")
@@ -275,9 +309,9 @@ class MemoryKeeper:
             self.path.unlink(missing_ok=True)
         self._log.unlink(missing_ok=True)
 
-    async def _wait(self, until: str) -> State | None:
+    async def _wait(self, until: str, limit_s: float = FILL_LIMIT_S) -> State | None:
         try:
-            return await self._ask({"do": until}, FILL_LIMIT_S)
+            return await self._ask({"do": until}, limit_s)
         except (OSError, trio.BrokenResourceError):
             return await self.state()  # the guardian ended; whoever took over answers
 
@@ -315,6 +349,16 @@ def _tuples(value: Any) -> Any:
 
 def _lost(why: str) -> FaultError:
     return fault_error(FaultCode.PEER_LOST, f"memory cannot reach the target: {why}", step="send memory")
+
+
+def _stalls(before: State, after: State) -> bool:
+    """Whether nobody lent anything in between."""
+    return after.owes and not before.lends and not after.lends and after.placed_bytes == before.placed_bytes
+
+
+def _lost_lender() -> FaultError:
+    why = "a part of the VE's memory is on the source yet, and the source does not send it"
+    return fault_error(FaultCode.PEER_LOST, why, step="fill memory")
 
 
 def _corrupt(why: str) -> FaultError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from agents.transfer.memory.extents import PAGE_BYTES, Extents, batches, normalised, subtract
+from agents.transfer.memory.extents import PAGE_BYTES, Extents, batches, normalised, subtract, union
 from agents.transfer.memory.port import MemoryRefused
 from agents.transfer.memory.store import HeldSpace
 
@@ -140,8 +140,9 @@ def check_held(images: Path, spaces: dict[int, HeldSpace]) -> None:
         if pid not in spaces:
             raise MemoryRefused(f"process {pid} is in the checkpoint, its memory was not sent")
         space = spaces[pid]
-        space.extents = subtract(space.settle(), droppable_ranges(images, pid))
-        outside = subtract(space.extents, lazy_ranges(images, pid))
+        droppable = droppable_ranges(images, pid)
+        space.extents, space.owed = subtract(space.settle(), droppable), subtract(space.owed, droppable)
+        outside = subtract(union(space.extents, space.owed), lazy_ranges(images, pid))
         if outside:
             raise MemoryRefused(
                 f"process {pid}: memory at {outside[0][0]:#x} was kept out of the checkpoint, "
@@ -158,6 +159,8 @@ def compose(images: Path, spaces: dict[int, HeldSpace]) -> None:
     memory again as the VE has, for the time of the call.
     """
     check_held(images, spaces)
+    if any(space.owed for space in spaces.values()):
+        raise MemoryRefused("a part of the memory is on the source yet")
     for pid in processes(images):
         _compose_one(images, pid, spaces[pid])
 

@@ -2,7 +2,8 @@
 
 It listens on a root-only socket. Each connection begins with one line of JSON, and every line is answered by one:
 
-    {"do": "stream"} with two descriptors: take the pages in from the first, answer on the second; closed when it ends
+    {"do": "stream"} with two descriptors: take the pages in from the first, answer on the second; closed when it ends. When the
+                     memory is sealed and a part of it is owed (post-copy): ask for that on the second, take it in from the first
     {"do": "state"}                                  what is here now (`State`)
     {"do": "listen", "work"}                         a restore in `work` may begin and will be heard; it waits for its pages
     {"do": "serve", "work", "images", "group"}       the lazy pages of that restore, of these images, are served
@@ -14,6 +15,7 @@ Rule: a stream that ends without its seal leaves nothing behind, and the next ma
 served or the agent says `end`; nobody else's word ends it.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.transfer.memory import lazy, streams
-from agents.transfer.memory.frames import Corrupt
+from agents.transfer.memory.frames import Corrupt, Kind, write_frame
 from agents.transfer.memory.guardian import Guardian
 from agents.transfer.memory.port import MemoryRefused
 from agents.transfer.memory.store import PageStore
@@ -63,6 +65,10 @@ class State:
     """The cgroup of the VE that is served."""
     restored: bool = False
     """All its processes are there, and their memory is being filled or is."""
+    owes: bool = False
+    """A part of the memory is, or was, to come from the source when the VE runs."""
+    lends: bool = False
+    """And the source is there to give it."""
 
 
 class KeeperProcess:
@@ -86,6 +92,8 @@ class KeeperProcess:
         self._connections: set[socket.socket] = set()
         self._patient: set[socket.socket] = set()
         """Whoever waits for the memory to be filled."""
+        self._loan: tuple[int, int] | None = None
+        """A stream to the source that nobody can use yet."""
         self._next: tuple[socket.socket, int, int] | None = None
         """A stream that came while another was taken in."""
         self._ended = self._restored = False
@@ -118,7 +126,13 @@ class KeeperProcess:
             guardian.worker if guardian else 0,
             str(guardian.group or "") if guardian else "",
             bool(guardian and guardian.filling.restored),
+            self._owes,
+            self._owes and self._stream is not None,
         )
+
+    @property
+    def _owes(self) -> bool:
+        return self._store is not None and self._store.sealed and self._store.owes
 
     # --- processes -------------------------------------------------------------------------------
 
@@ -135,6 +149,8 @@ class KeeperProcess:
             connection.close()
         self._connections.clear()
         self._patient.clear()
+        self._stream = None
+        self._drop_loan()
 
     def _take_over(self) -> None:
         """This process was the worker; the guardian is gone."""
@@ -165,6 +181,8 @@ class KeeperProcess:
         if guardian.notes is not notes:
             self._forget(notes, fd)
             self._selector.unregister(death)
+            if self._stream is not None:
+                self._hang_up(self._stream)  # the worker's; the source calls again
             self._watch_worker()
         elif guardian.filling.restored and not self._restored:
             self._restored = True
@@ -205,6 +223,12 @@ class KeeperProcess:
                 self._receive(connection, *fds)
             case "stream" if len(fds) == 2 and self._phase is Phase.RECEIVING and self._next is None:
                 self._next = (connection, fds[0], fds[1])  # the one before has ended, and we have not heard so yet
+            case "stream" if len(fds) == 2 and self._phase in {Phase.SEALED, Phase.SERVING} and self._owes:
+                self._borrow(connection, (fds[0], fds[1]))
+            case "stream" if len(fds) == 2 and self._phase is Phase.FILLED:
+                with contextlib.suppress(OSError):
+                    write_frame(streams.writer(fds[1]), Kind.DONE)
+                self._refuse_stream(connection, fds)
             case "listen" if self._phase is Phase.SEALED:
                 self._listen_in(Path(order["work"]))
                 self._say(connection, self.state())
@@ -221,9 +245,7 @@ class KeeperProcess:
                 self._give_all_back()
                 self._say(connection, self.state())
             case "stream":
-                for fd in fds:
-                    os.close(fd)
-                self._hang_up(connection)
+                self._refuse_stream(connection, fds)
             case _:
                 self._say(connection, self.state())
 
@@ -236,6 +258,7 @@ class KeeperProcess:
     def _hang_up(self, connection: socket.socket) -> None:
         self._forget(connection, connection.fileno())
         self._connections.discard(connection)
+        self._stream = None if self._stream is connection else self._stream
         self._patient.discard(connection)
         connection.close()
 
@@ -254,6 +277,27 @@ class KeeperProcess:
             target=self._take_in, args=(self._store, pages_in, answers_out), name="receive", daemon=True
         )
         self._receiving.start()
+
+    def _refuse_stream(self, connection: socket.socket, fds: list[int]) -> None:
+        for fd in fds:
+            os.close(fd)
+        self._hang_up(connection)
+
+    def _borrow(self, connection: socket.socket, fds: tuple[int, int]) -> None:
+        """The source lends what is owed; whoever lent before has gone, or goes."""
+        if self._stream is not None:
+            self._hang_up(self._stream)
+        self._stream = connection
+        self._drop_loan()
+        if self._guardian is None:
+            self._loan = fds
+        else:
+            self._guardian.lend(fds)
+
+    def _drop_loan(self) -> None:
+        for fd in self._loan or ():
+            os.close(fd)
+        self._loan = None
 
     def _take_in(self, store: PageStore, pages_in: int, answers_out: int) -> None:
         """In a thread: until the stream ends or is sealed."""
@@ -316,10 +360,14 @@ class KeeperProcess:
         self._pages = None
         self._guardian.start()
         if os.getpid() == self._pid:
+            if self._loan is not None:
+                self._guardian.lend(self._loan)
+                self._loan = None
             self._watch_worker()
 
     def _give_all_back(self) -> None:
         self._hear_no_restore()
+        self._drop_loan()
         if self._guardian is not None:
             self._guardian.end()
         if self._store is not None and self._receiving is None:

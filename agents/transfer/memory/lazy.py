@@ -27,6 +27,7 @@ from agents.transfer.memory.extents import PAGE_BYTES
 from agents.transfer.memory.filling import Filling, Kind, Note, Space
 from agents.transfer.memory.missing import Segment
 from agents.transfer.memory.port import Filled, MemoryRefused
+from agents.transfer.memory.post_copy import Debt
 from agents.transfer.memory.store import HeldSpace
 
 SOCKET_NAME = "lazy-pages.socket"
@@ -35,7 +36,7 @@ _EVENT_BYTES = 32
 _PAGEFAULT = 0x12
 _AROUND_BYTES = 16 * PAGE_BYTES
 _FILL_BYTES = 1 << 18
-_RESTORE = "restore"
+_RESTORE, _DEBT = "restore", "debt"
 _EVERYWHERE = (1 << 16, (1 << 47) - PAGE_BYTES)
 _PROCESS_GONE = {errno.ESRCH, errno.ENOSPC}
 
@@ -161,6 +162,7 @@ class LazyServer:
     def __init__(self, pages: PagesSocket, filling: Filling, figures: Figures, tell: Tell) -> None:
         self._listener, self._filling, self._figures, self._tell = pages.listener, filling, figures, tell
         self._selector = selectors.DefaultSelector()
+        self._debt = Debt(filling, self._selector, _DEBT)
         for index in range(len(filling.spaces)):
             self._watch(index)
 
@@ -177,11 +179,14 @@ class LazyServer:
             self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
         self._selector.register(guardian, selectors.EVENT_READ, guardian)
         self._wake_all()
-        while not (self._filling.restored and not self._unfinished()):
-            for key, _ in self._selector.select(0 if self._filling.restored else None):
+        while not (self._filling.restored and self._complete()):
+            for key, _ in self._selector.select(0 if self._filling.restored and self._placeable() else None):
                 if key.data is guardian:
-                    raise GuardianGone
-                if key.data is self._listener:
+                    self._hear_guardian(guardian)
+                elif key.data is _DEBT:
+                    self._debt.hear()
+                    self._answer_all()
+                elif key.data is self._listener:
                     self._accept()
                 elif key.data is _RESTORE:
                     self._hear_restore()
@@ -189,7 +194,30 @@ class LazyServer:
                     self._hear_space(key.data)
             if self._filling.restored:
                 self._fill_some()
+            self._debt.go_on()
         return Filled(self._figures.placed_bytes, self._figures.faults, time.monotonic() - began)
+
+    def done(self) -> None:
+        """Whoever owes pages is told that they have come."""
+        self._debt.done()
+
+    def close(self) -> None:
+        """This process places no pages any more."""
+        self._debt.disconnect()
+        self._selector.close()
+
+    def _hear_guardian(self, guardian: socket.socket) -> None:
+        """It has gone, or gives us a stream to the source."""
+        data, fds, _, _ = socket.recv_fds(guardian, 1, 2)
+        if not data:
+            raise GuardianGone
+        self._debt.connect(*fds)
+        self._answer_all()
+
+    def _answer_all(self) -> None:
+        for space in self._filling.spaces:
+            for page in list(space.waiting):
+                self._answer(space, page)
 
     def _watch(self, index: int) -> None:
         self._selector.register(self._filling.spaces[index].uffd, selectors.EVENT_READ, index)
@@ -268,7 +296,7 @@ class LazyServer:
         """Give the page somebody waits for, and its neighbours."""
         segment = space.missing.around(page, page % _AROUND_BYTES, _AROUND_BYTES - page % _AROUND_BYTES)
         if segment is None:
-            if _zero(space, page):
+            if not self._debt.want(space, page) and _zero(space, page):
                 space.waiting.discard(page)
             return
         if segment.start < page and not self._place(space, Segment(page, page + PAGE_BYTES, segment.shift)):
@@ -323,7 +351,10 @@ class LazyServer:
                     raise OSError(error, f"placing memory at {at:#x}: {os.strerror(error)}")
         return at
 
-    def _unfinished(self) -> bool:
+    def _complete(self) -> bool:
+        return all(space.complete for space in self._filling.spaces)
+
+    def _placeable(self) -> bool:
         return any(space.missing.segments for space in self._filling.spaces)
 
     def _fill_some(self) -> None:
@@ -358,8 +389,7 @@ def _zero(space: Space, page: int) -> bool:
 
 
 def _gone(space: Space) -> None:
-    space.missing.segments.clear()
-    space.waiting.clear()
+    space.clear()
 
 
 class _Window:

@@ -24,6 +24,8 @@ class Missing:
     """The segments of one address space that have not been placed yet, in order."""
 
     segments: list[Segment] = field(default_factory=list)
+    moved: bool = False
+    """Some may lie elsewhere in the store than in the process."""
 
     @classmethod
     def of(cls, extents: Extents) -> "Missing":
@@ -32,7 +34,7 @@ class Missing:
 
     def copy(self) -> "Missing":
         """The same for a forked child."""
-        return Missing(list(self.segments))
+        return Missing(list(self.segments), self.moved)
 
     def around(self, page: int, before: int, after: int) -> Segment | None:
         """The part of the segment with ``page`` that reaches at most so far to each side; None: not missing."""
@@ -69,6 +71,17 @@ class Missing:
         self.segments[low:high] = left
         return taken
 
+    def stored(self, start: int, end: int) -> list[Segment]:
+        """Take out what lies in the store at ``[start, end)``, wherever it is in the process; what there was."""
+        taken: list[Segment] = []
+        for shift in {segment.shift for segment in self.segments} if self.moved else {0}:
+            for segment in self.cut(start - shift, end - shift):
+                if segment.shift == shift:
+                    taken.append(segment)
+                else:
+                    self.put_back(segment)
+        return taken
+
     def put_back(self, *segments: Segment) -> None:
         """These were cut and could not be placed."""
         for segment in segments:
@@ -76,6 +89,7 @@ class Missing:
 
     def move(self, start: int, to: int, length: int) -> None:
         """The process moved ``length`` bytes from ``start`` to ``to`` (mremap)."""
+        self.moved = True
         self.cut(to, to + length)
         for segment in self.cut(start, start + length):
             distance = to - start

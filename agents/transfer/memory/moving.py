@@ -13,19 +13,23 @@ from pathlib import Path
 import trio
 
 from agents import places
-from agents.engines.port import Dump, Hold, MemoryAccess, PagesApart
+from agents.engines.port import Dump, Engine, Hold, MemoryAccess, PagesApart
 from agents.transfer.channel import Channel
 from agents.transfer.memory import areas
 from agents.transfer.memory import images as image_files
-from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendable, Veiled
+from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendable, PageServer, Veiled
 from agents.transfer.memory.keeper import Phase
+from agents.transfer.memory.page_server import Task as Loan
 from agents.transfer.memory.pagemap import scan_works
 from agents.transfer.memory.port import RoundStats
 from agents.transfer.memory.sender import Task
 from agents.transfer.memory.soft_dirty import soft_dirty_works
-from migrator.wire.facts import MemoryMethod, MemoryOffer
+from migrator.wire.facts import MemoryMethod, MemoryOffer, VeState
 from migrator.wire.faults import FaultCode, fault_error
 
+TRACKING = frozenset({MemoryMethod.TRACKED, MemoryMethod.SOFT_DIRTY})
+"""By these it is known, without reading, what the target lacks; that can be left for later."""
+LEND_AGAIN_S = 1.0
 SEAL = "memory.seal"
 """Beside the images: the name of the memory that belongs to them."""
 
@@ -36,6 +40,8 @@ class Parts:
 
     parts_s: dict[str, float] = field(default_factory=dict)
     bytes: int = 0
+    owed_bytes: int = 0
+    """What stays on the source until the VE runs (post-copy)."""
 
 
 class LeavingMemory:
@@ -98,8 +104,9 @@ class LeavingMemory:
             self._veiled = await Veiled.start(self._veils)  # what the one before became has ended
         return await self._veiled.become(argv, environment, cwd)
 
-    async def dump(self, images: Path) -> tuple[Dump, Parts]:
-        """Of the frozen VE: the images without what is sent ahead, and the rest of that beside it. Raises FaultError."""
+    async def dump(self, images: Path, *, post_copy: bool = False) -> tuple[Dump, Parts]:
+        """Of the frozen VE: the images without what is sent ahead, and the rest of that beside it, unless it is to come when the
+        VE runs (`post_copy`). Raises FaultError."""
         assert self._sender is not None
         began_s, parts = trio.current_time(), Parts()
         dumped: list[Dump] = []
@@ -115,14 +122,14 @@ class LeavingMemory:
             # It may trace the threads: the look asks again those that tell no stack pointer (`areas.stack_pages`).
             nursery.start_soon(self._engine.note_frozen, self._ve)
             with _in_words():
-                look = await self._sender.look(self._veils)
+                look = await self._sender.look(self._veils, post_copy=post_copy)
         parts.parts_s["memory look"] = trio.current_time() - began_s
         async with trio.open_nursery() as nursery:
             nursery.start_soon(checkpoint)
             with _in_words():
                 last, seal = await self._sender.sent()
             parts.parts_s["memory sent"] = trio.current_time() - began_s
-        parts.bytes = last.wire_bytes
+        parts.bytes, parts.owed_bytes = last.wire_bytes, look.changed_bytes if post_copy else 0
         for pid, guards in look.guards:
             image_files.add_guards(images, pid, list(guards))
         (images / SEAL).write_text(seal)
@@ -148,6 +155,43 @@ class LeavingMemory:
             self._compare_bytes,
             compress=self._compress,
         )
+
+
+class Lending:
+    """At the source, by post-copy: the frozen VE's pages are given as the target asks for them, whoever dies in between.
+
+    It needs nothing but the migration's channel: any agent of this host may go on with it.
+    """
+
+    def __init__(self, engine: Engine, ve: str, channel: Channel, bandwidth_bytes_per_s: int = 0) -> None:
+        """Raises FaultError(CONFLICT) for an engine that has no pages apart."""
+        if not isinstance(engine, PagesApart):
+            raise fault_error(FaultCode.CONFLICT, f"the memory of {ve} cannot be lent", step="lend")
+        self._look, self._ve = engine.look, ve
+        self._loan = Loan(str(engine.memory(ve).group), channel.ssh("memory"), float(bandwidth_bytes_per_s) or None)
+        self._server: PageServer | None = None
+
+    async def begin(self) -> None:
+        """It lends from now on."""
+        self._server = self._server or await PageServer.start(self._loan)
+
+    async def to_the_end(self) -> None:
+        """Returns when the target has everything. Raises FaultError(CONFLICT) if the memory is not here any more."""
+        while True:
+            if await self._look(self._ve) is not VeState.FROZEN:
+                raise fault_error(FaultCode.CONFLICT, f"the memory of {self._ve} is not here any more", step="lend")
+            await self.begin()
+            assert self._server is not None
+            if not await self._server.filled():
+                return
+            self._server = None
+            await trio.sleep(LEND_AGAIN_S)
+
+    async def end(self) -> None:
+        """It lends no more. May be called again."""
+        if self._server is not None:
+            await self._server.end()
+            self._server = None
 
 
 @contextlib.contextmanager
@@ -219,8 +263,14 @@ class ComingMemory:
         return held[0]
 
     async def filled(self) -> None:
-        """Returns when the VE waits for no page any more. Raises FaultError(CORRUPT) if it never will."""
+        """Returns when the VE waits for no page any more. Raises FaultError(CORRUPT) if it never will, PEER_LOST if the
+        source does not lend what it owes."""
         await self._keeper.filled()
+
+    async def owes(self) -> bool:
+        """Whether the VE waits for pages that the source has."""
+        state = await self._keeper.state()
+        return state is not None and state.owes and state.phase in {Phase.SERVING, Phase.BROKEN}
 
     async def end(self) -> None:
         """Give everything back; only when the VE is complete, or has no process here."""

@@ -70,6 +70,10 @@ class Precopy(Protocol):
         """Send it, and have the target confirm that it holds exactly what the VE holds."""
         ...
 
+    def leave_last(self, look: LastLook) -> RoundStats:
+        """Instead, for post-copy: have the target confirm that it knows what it will have to ask for."""
+        ...
+
     def undo(self) -> None:
         """Leave the VE as if nothing had been: no tracking, no descriptor, no memory here. May be called once."""
         ...

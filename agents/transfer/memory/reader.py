@@ -91,6 +91,14 @@ class Reader:
             present, lost = self._fill(pid, batch)
             yield self._without_zeros(present, lost)
 
+    def read_whole(self, pid: int, extents: Extents) -> memoryview:
+        """All of ``extents``, zeros too, at most a batch; valid until the next is asked for. Raises ``ProcessLookupError``
+        and ``OSError`` when any of it cannot be read."""
+        present, lost = self._fill(pid, extents)
+        if lost:
+            raise OSError(errno.EFAULT, f"memory of process {pid} at {lost[0][0]:#x} cannot be read")
+        return self._view[: size_bytes(present)]
+
     def _fill(self, pid: int, batch: Extents) -> tuple[Extents, Extents]:
         """Read the batch to the front of the buffer: what was read, and what could not be."""
         present: Extents = []

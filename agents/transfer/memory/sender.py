@@ -5,7 +5,8 @@ The agent speaks to it in lines of JSON over standard input and output. The firs
     {"do": "round"}                       one round; {"did": "round", ...RoundStats}, {"did": "moving", ...} meanwhile
     {"do": "rate", "bytes_per_s": N}      the cap from now on, also in the midst of a round; null: free; not answered
     {"do": "last", "veils": DIRECTORY}    of the frozen VE: {"did": "look", ...Look} as soon as the dump may begin, then
-                                          {"did": "sent", "seal": ..., ...RoundStats} when the target holds everything
+                                          {"did": "sent", "seal": ..., ...RoundStats} when the target holds everything;
+                                          with "post_copy": true it only knows what it will have to ask for
 
 What fails is answered by {"did": "not", "kind": KIND, "why": ...}, after which only the end of input makes sense. Rule: when its
 input ends, or it is killed, nothing of it stays in the VE: the kernel takes the write protection away with the descriptor.
@@ -122,9 +123,9 @@ class SenderProcess:
                     teller.join()
                 self._say("round", asdict(stats))
             case "last":
-                self._last(Path(order["veils"]))
+                self._last(Path(order["veils"]), post_copy=order["post_copy"])
 
-    def _last(self, directory: Path) -> None:
+    def _last(self, directory: Path, *, post_copy: bool) -> None:
         look = self._session.last_look()
         covers = [veil.cover(process, directory) for process in look.processes]
         guards = [
@@ -134,7 +135,7 @@ class SenderProcess:
         ]
         veils = tuple((each.path, each.covers) for each in covers)
         self._say("look", asdict(Look(look.changed_bytes, veils, tuple(guards))))
-        stats: RoundStats = self._session.send_last(look)
+        stats: RoundStats = (self._session.leave_last if post_copy else self._session.send_last)(look)
         self._say("sent", {"seal": self._session.seal, **asdict(stats)})
 
     def _tell_moving(self, stop: threading.Event) -> None:

@@ -51,6 +51,8 @@ class _Space:
     tracker: Tracker
     note: str = ""
     at_target: Extents = field(default_factory=list)
+    owed: Extents = field(default_factory=list)
+    """What the target will ask for (post-copy)."""
 
 
 @dataclass(slots=True)
@@ -157,6 +159,17 @@ class SourceSession:
         self._seal(tally)
         return self._stats(tally, began, None)
 
+    def leave_last(self, look: LastLook) -> RoundStats:
+        """Instead of ``send_last``, for post-copy: the target learns which pages it will have to ask for, and gets none."""
+        began, tally = self._clock(), _Tally()
+        for space in self._spaces.values():
+            space.owed = normalised(look.changed[space.process.pid])
+            self._drop(space, space.owed, tally)
+            for part in batches(space.owed, 1 << 62, MAX_RANGES):
+                tally.wire_bytes += write_frame(self._write, Kind.OWED, space.number, part)
+        self._seal(tally)
+        return self._stats(tally, began, None)
+
     def undo(self) -> None:
         for space in self._spaces.values():
             space.tracker.release()
@@ -257,6 +270,7 @@ class SourceSession:
                 "pid": space.process.pid_in_ve,
                 "bytes": size_bytes(space.at_target),
                 "map": fingerprint(space.at_target),
+                "owed": fingerprint(space.owed),
             }
             for space in self._spaces.values()
         ]

@@ -40,6 +40,8 @@ class HeldSpace:
     extents: Extents = field(default_factory=list)
     news: Extents = field(default_factory=list)
     """Added since the last frame that needed order; joined to ``extents`` only then."""
+    owed: Extents = field(default_factory=list)
+    """Pages that have content, which is on the source yet (post-copy)."""
     pid_in_ve: int = 0
 
     def settle(self) -> Extents:
@@ -87,6 +89,11 @@ class PageStore:
         """Bytes of pages held."""
         return sum(size_bytes(space.settle()) for space in self._spaces.values())
 
+    @property
+    def owes(self) -> bool:
+        """Whether the source has a part of it yet, or had."""
+        return any(space.owed for space in self._spaces.values())
+
     def spaces(self) -> dict[int, HeldSpace]:
         """By process id inside the VE. Raises ``MemoryRefused`` before the seal."""
         if not self.sealed:
@@ -118,7 +125,11 @@ class PageStore:
                 write_frame(self._write, Kind.ANSWER, payload=bytes(frame.payload))
             case Kind.SEAL:
                 self._seal(bytes(frame.payload))
-            case Kind.ANSWER:
+            case Kind.OWED:
+                space = self._space(frame.space)
+                _possible(frame.extents)
+                space.owed = union(space.owed, normalised(frame.extents))
+            case Kind.ANSWER | Kind.WANT | Kind.DONE:
                 raise Corrupt("an answer where pages were expected")
 
     def _space(self, number: int) -> HeldSpace:
@@ -131,11 +142,10 @@ class PageStore:
     def _put(self, number: int, extents: Extents, pages: memoryview) -> None:
         if size_bytes(extents) != len(pages):
             raise Corrupt("a frame of the memory stream names other pages than it carries")
+        _possible(extents)
         space = self._space(number)
         at = 0
         for start, end in extents:
-            if end > ADDRESS_END or start >= end:
-                raise Corrupt("a frame of the memory stream names an impossible address")
             _write_all(space.fd, pages[at : at + end - start], start)
             at += end - start
         space.news += extents
@@ -166,13 +176,22 @@ class PageStore:
         if extra := set(self._spaces) - wanted:
             return f"pages of {len(extra)} processes that do not exist any more"
         for claim in claims:
-            extents = self._space(int(str(claim["space"]))).settle()
-            if fingerprint(extents) != claim["map"]:
+            space = self._space(int(str(claim["space"])))
+            extents = space.settle()
+            if fingerprint(extents) != claim["map"] or fingerprint(space.owed) != claim["owed"]:
                 return (
                     f"process {claim['pid']} has {claim['bytes']} bytes on the source, "
                     f"{size_bytes(extents)} are here, or others"
                 )
+        to_come = sum(size_bytes(space.owed) for space in self._spaces.values())
+        if self.memory_bytes + to_come > self._cap_bytes:
+            return f"the VE's memory exceeds the {self._cap_bytes >> 20} MiB set aside for it"
         return ""
+
+
+def _possible(extents: Extents) -> None:
+    if any(end > ADDRESS_END or start >= end for start, end in extents):
+        raise Corrupt("a frame of the memory stream names an impossible address")
 
 
 def _bounded(count_bytes: int) -> int:

@@ -57,7 +57,8 @@ def policy_options(verb: Verb) -> Verb:
             type=click.Choice([each.value for each in OverBudget]),
             default=OverBudget.PROCEED.value,
             show_default=True,
-            help="What to do when the predicted blackout stays over the budget.",
+            help="What to do when the predicted blackout stays over the budget. post-copy: the rest of the memory follows when "
+            "the VE runs on the target; until it has, the VE needs both hosts (migrator plan says what that risks).",
         ),
         click.option(
             "--rounds", type=click.IntRange(1, 100), default=12, show_default=True, help="Most rounds of copying."
@@ -78,8 +79,9 @@ def policy_options(verb: Verb) -> Verb:
             type=click.Choice(["auto", *(each.value for each in MemoryMethod)]),
             default="auto",
             show_default=True,
-            help="How memory moves live. tracked: ahead, the kernel tells what is written. content: ahead, compared with "
-            "what was sent. dump: all in the blackout. auto: the first of these that can be had.",
+            help="How memory moves live. tracked: ahead, the kernel tells what is written. soft-dirty: ahead, the kernel marks "
+            "what is written. content: ahead, compared with what was sent. dump: all in the blackout. auto: the first of these "
+            "that can be had.",
         ),
         click.option(
             "--no-compress",

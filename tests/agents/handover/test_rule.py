@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from agents.handover.roles import machine_after
+from agents.handover.roles import machine_after, undoing
 from agents.handover.source import Source
 from agents.handover.target import Target
 from agents.handover.vocabulary import (
@@ -19,6 +19,7 @@ from agents.handover.vocabulary import (
     Do,
     Event,
     Ordered,
+    PeerOrder,
     PeerSaid,
     TellPeer,
     Write,
@@ -38,6 +39,7 @@ from migrator.wire.messages import (
     PeerRuns,
     Release,
     Reserve,
+    Retire,
     Stands,
     Undo,
 )
@@ -94,6 +96,11 @@ def held() -> Target:
 def acts(commands: list[Command]) -> list[Act]:
     """The acts among commands."""
     return [command.act for command in commands if isinstance(command, Do)]
+
+
+def told(commands: list[Command]) -> list[PeerOrder]:
+    """What the other agent is told."""
+    return [command.message for command in commands if isinstance(command, TellPeer)]
 
 
 def test_source_writes_given_before_it_tells() -> None:
@@ -430,3 +437,90 @@ def test_boot_never_makes_two() -> None:
             # `owner` beside a source that may run cannot be reached without a reboot: `given` is on disk before it.
             if (left, right) not in ((Claim.LEAVING, Claim.OWNER), (Claim.HOME, Claim.OWNER)) or rebooted:
                 assert not (source_runs and target_runs), (left, right, state)
+
+
+# --- post-copy -----------------------------------------------------------------------------------
+
+
+def lending() -> Source:
+    """A source whose VE runs on the target, with a part of its memory here."""
+    source = departed()
+    source.handle(Ordered(HandOver("m", 2, "web", 10.0, post_copy=True), 2))
+    for act in (Act.FREEZE, Act.DUMP, Act.SEND):
+        source.handle(Did(act, {} if act is Act.SEND else None))
+    source.handle(PeerSaid(PeerHolds(0.1, 0.1), replace(RESTORE, post_copy=True)))
+    assert source.record.claim is Claim.GIVEN
+    return source
+
+
+def test_post_copy_lends_before_it_discards() -> None:
+    """The controller hears at once that the VE runs; the frozen copy is kept until the target has all of its memory."""
+    source = lending()
+
+    commands = source.handle(PeerSaid(PeerRuns(0.0), GIVE))
+
+    assert acts(commands) == [Act.LEND]
+    assert [type(each.reply) for each in commands if isinstance(each, Answer)] == [HandedOver]
+    assert source.record.claim is Claim.GONE
+    assert acts(source.handle(Did(Act.LEND))) == [Act.DISCARD]
+
+
+def test_retired_while_it_lends() -> None:
+    """The target has everything and its word to the source was lost: the controller's ends the lending."""
+    source = lending()
+    source.handle(PeerSaid(PeerRuns(0.0), GIVE))
+
+    assert acts(source.handle(Ordered(Retire("m", 3, "web"), 3))) == []
+    assert undoing(source)
+    assert acts(source.handle(DidNot(Act.LEND, FAULT))) == [Act.DISCARD]
+    assert not undoing(source)
+    assert acts(source.handle(Did(Act.DISCARD))) == [Act.DESTROY]
+
+
+def test_retired_while_it_discards() -> None:
+    """What is being ended is not ended twice."""
+    source = lending()
+    source.handle(PeerSaid(PeerRuns(0.0), GIVE))
+    source.handle(Did(Act.LEND))
+
+    assert acts(source.handle(Ordered(Retire("m", 3, "web"), 3))) == []
+    assert acts(source.handle(Did(Act.DISCARD))) == [Act.DESTROY]
+
+
+@pytest.mark.parametrize(("state", "act"), [(VeState.FROZEN, [Act.LEND]), (VeState.STOPPED, [])])
+def test_new_agent_goes_on_lending(state: VeState, act: list[Act]) -> None:
+    """As long as the memory is there, whichever process of the agent it is."""
+    source = lending()
+    source.handle(PeerSaid(PeerRuns(0.0), GIVE))
+
+    assert acts(Source(source.record).handle(Booted(state, state is not VeState.FROZEN))) == act
+
+
+def test_memory_that_cannot_be_lent_is_not_discarded() -> None:
+    """Nobody but the controller, who knows what the target has, ends a copy that could not be lent to its end."""
+    source = lending()
+    source.handle(PeerSaid(PeerRuns(0.0), GIVE))
+
+    assert acts(source.handle(DidNot(Act.LEND, FAULT))) == []
+    assert acts(source.handle(DeadlinePassed())) == [Act.LEND]
+    source.handle(DidNot(Act.LEND, FAULT))
+    assert acts(source.handle(Ordered(Retire("m", 3, "web"), 3))) == [Act.DISCARD]
+
+
+def test_source_that_was_down_takes_back_what_cannot_be_completed() -> None:
+    """Given and not run yet, and half of the memory lost with this host: the target drops it, and it starts here."""
+    source = Source(lending().record)
+    [ask] = told(source.handle(Booted(VeState.STOPPED, rebooted=True)))
+
+    [drop] = told(source.handle(PeerSaid(stands(Claim.ARRIVING), ask)))
+
+    assert isinstance(drop, PeerDrop)
+    assert acts(source.handle(PeerSaid(stands(Claim.REFUSED), drop))) == [Act.THAW]
+
+
+def test_source_that_was_down_before_it_gave_starts_the_ve() -> None:
+    """The target cannot run what it holds in part."""
+    source = departed()
+    source.handle(Ordered(HandOver("m", 2, "web", 10.0, post_copy=True), 2))
+
+    assert acts(Source(source.record).handle(Booted(VeState.STOPPED, rebooted=True))) == [Act.THAW]

@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 from array import array
 from collections.abc import Callable, Iterator
@@ -58,7 +59,7 @@ def copy_of(held: HeldSpace) -> HeldSpace:
         while at < end:
             os.lseek(fd, at, os.SEEK_SET)
             at += os.sendfile(fd, held.fd, at, end - at)
-    return HeldSpace(fd, list(held.extents))
+    return HeldSpace(fd, list(held.extents), owed=list(held.owed), pid_in_ve=1)
 
 
 class Restore:
@@ -73,20 +74,24 @@ class Restore:
         group: Path | None = None,
         first: type[LazyServer] = LazyServer,
     ) -> None:
-        """``first``: the server in the first worker."""
+        """`held` is the process's memory; what of it is owed comes from `lend`. ``first``: the server in the first worker."""
         pages = PagesSocket(directory)
         self.told, tell = os.pipe()
+        self.lend, lent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """By this the guardian is given streams to whoever lends."""
         guardian = Guardian(pages, Filling({1: copy_of(held)}), group)
         self.figures = guardian.figures
         self.guardian = os.fork()
         if not self.guardian:
             os.close(self.told)
+            self.lend.close()
             try:
-                _guard(guardian, tell, first)
+                _guard(guardian, tell, lent, first)
             finally:
                 os._exit(1)
         os.close(guardian.filling.held[1].fd)
         os.close(tell)
+        lent.close()
         self.words()
         words = [str(restored), str(pages.path), str(MIB), str(seed), "0.6"]
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -118,11 +123,12 @@ class Restore:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(self.last[0]), signal.SIGKILL)
         os.close(self.told)
+        self.lend.close()
         os.kill(self.guardian, signal.SIGKILL)
         os.waitpid(self.guardian, 0)
 
 
-def _guard(guardian: Guardian, tell: int, first: type[LazyServer]) -> None:
+def _guard(guardian: Guardian, tell: int, lent: socket.socket, first: type[LazyServer]) -> None:
     """What the keeper's loop does with a guardian; says how it stands whenever something happened."""
     with patch("agents.transfer.memory.guardian.LazyServer", first):
         guardian.start()
@@ -131,11 +137,16 @@ def _guard(guardian: Guardian, tell: int, first: type[LazyServer]) -> None:
         os.write(tell, f"{os.getpid()} {guardian.worker} {guardian.figures.placed_bytes} {state}\n".encode())
         if state == "filled":
             os._exit(0)
-        if guardian.notes is None:
+        notes = guardian.notes
+        if notes is None:
             signal.pause()
             continue
-        select.select([guardian.notes.fileno(), guardian.death], [], [])
-        guardian.hear()
+        ready, _, _ = select.select([notes.fileno(), guardian.death, lent.fileno()], [], [])
+        if lent.fileno() in ready:
+            _, fds, _, _ = socket.recv_fds(lent, 1, 2)
+            guardian.lend(fds)
+        else:
+            guardian.hear()
 
 
 def _state(guardian: Guardian) -> str:
