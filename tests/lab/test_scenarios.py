@@ -170,7 +170,8 @@ def test_interrupted(tmp_path: Path, sent: signal.Signals, options: tuple[str, .
     mark = tmp_path / "reached"
     mark.write_text("")
     path = file(tmp_path, 'type = "sleep 300"\nhost = "alpha"', 'type = "true"\nhost = "alpha"')
-    argv = [PROGRAM, "scenario", "run", str(path), *options]
+    # As at a terminal: what a shell starts in the background ignores Ctrl-C, and so would this.
+    argv = ["env", "--default-signal=INT", PROGRAM, "scenario", "run", str(path), *options]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         _wait_until_it_sleeps(f"s{running.pid}")
         running.send_signal(sent)
