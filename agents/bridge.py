@@ -3,6 +3,7 @@
 Rule: starts in milliseconds and understands nothing; whether the agent is there is all it can say.
 """
 
+import json
 import os
 import selectors
 import socket
@@ -30,15 +31,19 @@ def main(at: Path = places.SOCKET) -> None:
                 pass
 
 
-def lend(at: Path) -> None:
-    """Give our standard input and output themselves to who listens at `at`, until it hangs up: no byte passes here."""
+def lend(at: Path, name: str = "", *, joins: bool = False) -> None:
+    """Give our standard input and output themselves to who listens at `at`, until it hangs up: no byte passes here.
+
+    They are the stream of this name; or a further strand of it, if it `joins`.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as taker:
         try:
             taker.connect(str(at))
         except OSError as error:
             print(f"nothing answers at {at}: {error.strerror}", file=sys.stderr)
             sys.exit(NO_AGENT)
-        socket.send_fds(taker, [b'{"do": "stream"}\n'], [0, 1])
+        order = {"do": "join" if joins else "stream", "name": name}
+        socket.send_fds(taker, [json.dumps(order).encode() + b"\n"], [0, 1])
         taker.recv(1)
 
 

@@ -36,8 +36,10 @@ def main(migration: str) -> None:
     words = shlex.split(os.environ.get("SSH_ORIGINAL_COMMAND", ""))
     if words == ["peer"]:
         bridge.main()
-    elif words == ["memory"]:
-        bridge.lend(places.memory_socket(migration))
+    elif words[:1] == ["memory"] and len(words) <= 2:
+        bridge.lend(places.memory_socket(migration), *words[1:])
+    elif words[:1] == ["memory-strand"] and len(words) == 2:
+        bridge.lend(places.memory_socket(migration), words[1], joins=True)
     else:
         _receive(migration, words)
 

@@ -29,8 +29,8 @@ class Channel:
         """Socket of the shared connection, opened before the blackout so that nothing is dialled in it."""
         return places.RUN / f"ssh-{self.migration[:24]}"
 
-    def ssh(self, *command: str) -> tuple[str, ...]:
-        """Argument list of an ssh call."""
+    def ssh(self, *command: str, shared: bool = True) -> tuple[str, ...]:
+        """Argument list of an ssh call; not `shared`: over a connection of its own."""
         key = places.key(self.migration)
         options = {
             "IdentityFile": str(key),
@@ -42,9 +42,8 @@ class Channel:
             "ConnectTimeout": "10",
             "ServerAliveInterval": "5",
             "ServerAliveCountMax": "3",
-            "ControlMaster": "auto",
-            "ControlPersist": "60",
-            "ControlPath": str(self.control),
+            **({"ControlMaster": "auto", "ControlPersist": "60"} if shared else {}),
+            "ControlPath": str(self.control) if shared else "none",
             "Ciphers": "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com",
             "LogLevel": "ERROR",
         }

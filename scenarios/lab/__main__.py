@@ -116,7 +116,7 @@ def _status(name: str) -> dict[str, Any]:
 
 def _host_status(host: Host) -> dict[str, Any]:
     now = host.record
-    line = {key: getattr(now.line, key) for key in ("rate", "loss_percent", "latency_ms", "up")}
+    line = {key: getattr(now.line, key) for key in ("rate", "loss_percent", "latency_ms", "flow_mbit", "up")}
     state = "up" if host.alive else "down"
     return {
         "name": host.name,
@@ -169,13 +169,12 @@ def halt(name: str, host: str) -> None:
 @click.option("--rate", default=None, help="Bandwidth each way, like 1gbit; empty: no limit.")
 @click.option("--loss", "loss_percent", type=click.FloatRange(0, 100), default=None, help="Percent lost each way.")
 @click.option("--latency", "latency_ms", type=click.FloatRange(0), default=None, help="Milliseconds, there and back.")
+@click.option("--flow", "flow_mbit", type=click.FloatRange(0), default=None, help="Mbit/s that one connection gets.")
 @click.option("--up/--down", "is_up", default=None, help="Plug the line in, or pull it.")
 @click.argument("host")
-def link(
-    name: str, rate: str | None, loss_percent: float | None, latency_ms: float | None, is_up: bool | None, host: str
-) -> None:
+def link(name: str, host: str, is_up: bool | None, **line: Any) -> None:
     """Change the line of a host; what is not named stays."""
-    Lab.load(name).host(host).set_link(rate=rate, loss_percent=loss_percent, latency_ms=latency_ms, up=is_up)
+    Lab.load(name).host(host).set_link(**line, up=is_up)
 
 
 if __name__ == "__main__":

@@ -137,12 +137,14 @@ class Host(Place):
         rate: str | None = None,
         loss_percent: float | None = None,
         latency_ms: float | None = None,
+        flow_mbit: float | None = None,
         up: bool | None = None,
     ) -> None:
         """Change its line to the switch; what is not named stays. `rate` "" lifts the limit. Raises LineError."""
         with record.locked():
             lab, now = record.load(self.lab), self.record
-            named = {"rate": rate, "loss_percent": loss_percent, "latency_ms": latency_ms, "up": up}
+            slow = {"rate": rate, "latency_ms": latency_ms, "flow_mbit": flow_mbit}
+            named = {**slow, "loss_percent": loss_percent, "up": up}
             changed: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
             line = replace(now.line, **changed)
             if self.alive:

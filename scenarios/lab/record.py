@@ -32,6 +32,8 @@ class Line:
     rate: str = ""
     loss_percent: float = 0.0
     latency_ms: float = 0.0
+    flow_mbit: float = 0.0
+    """What one connection of the line gets; 0: as much as there is."""
     up: bool = True
 
 

@@ -77,7 +77,7 @@ def detach_tap(lab: LabRecord, host: HostRecord) -> None:
 
 
 def shape(lab: LabRecord, host: HostRecord, line: Line, root: Path) -> None:
-    """Set bandwidth, latency, loss (each way) and state of a host's line. Raises LineError.
+    """Set bandwidth, latency, loss (each way), what one connection gets, and state of a host's line. Raises LineError.
 
     A virtual machine's end is inside of it: only what goes to it is held to a rate.
     """
@@ -86,7 +86,7 @@ def shape(lab: LabRecord, host: HostRecord, line: Line, root: Path) -> None:
     for netns, link in ends:
         _ip("-n", netns, "link", "set", link, "up" if line.up else "down")
         _queue(netns, link, line)
-    _lose(lab.switch, at_switch, line.loss_percent, root)
+    _drop(lab.switch, at_switch, line, root)
 
 
 def sweep(lab: str) -> None:
@@ -154,17 +154,29 @@ def _queue(netns: str, link: str, line: Line) -> None:
         raise LineError(f"line {link} in {netns} cannot be set to {line}{hint}: {error}") from error
 
 
-def _lose(switch: str, port: str, percent: float, root: Path) -> None:
-    """Drop a share of the frames each way, at the switch; nft comes from the lab's root, the machine may have none."""
+def _drop(switch: str, port: str, line: Line, root: Path) -> None:
+    """Drop a share of the frames each way, and of each connection what is too much for one; at the switch. nft comes from the
+    lab's root, the machine may have none."""
     table = f"netdev loss_{port}"
     rules = [f"add table {table}", f"delete table {table}"]
-    if percent:
-        drop = f"numgen random mod 1000 < {round(percent * 10)} drop"
+    for hook in ("ingress", "egress") if line.loss_percent or line.flow_mbit else ():
         rules.append(f"add table {table}")
-        for hook in ("ingress", "egress"):
-            rules.append(f'add chain {table} {hook} {{ type filter hook {hook} device "{port}" priority 0; }}')
-            rules.append(f"add rule {table} {hook} {drop}")
+        rules.append(f'add chain {table} {hook} {{ type filter hook {hook} device "{port}" priority 0; }}')
+        if line.loss_percent:
+            rules.append(f"add rule {table} {hook} numgen random mod 1000 < {round(line.loss_percent * 10)} drop")
+        if line.flow_mbit:
+            rules += _one_connection(table, hook, round(line.flow_mbit * 125))
     run(in_netns(switch, ["chroot", str(root), "nft", "-f", "-"]), text="\n".join(rules) + "\n")
+
+
+def _one_connection(table: str, hook: str, kbytes_per_s: int) -> list[str]:
+    """Rules that police each TCP connection by itself."""
+    flow = "ip saddr . tcp sport . ip daddr . tcp dport"
+    limit = f"limit rate over {kbytes_per_s} kbytes/second burst {max(256, kbytes_per_s // 20)} kbytes"
+    return [
+        f"add set {table} {hook}_flows {{ typeof {flow}; flags dynamic,timeout; timeout 60s; size 65535; }}",
+        f"add rule {table} {hook} update @{hook}_flows {{ {flow} {limit} }} drop",
+    ]
 
 
 def _forget(netns: str) -> None:

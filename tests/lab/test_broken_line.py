@@ -1,4 +1,4 @@
-"""A line between the hosts that breaks while files and memory are copied, and one that is slow."""
+"""A line between the hosts that breaks while files and memory are copied, and one that is slow, for one connection or for all."""
 
 import contextlib
 import json
@@ -26,6 +26,7 @@ SLOW_MBIT_S = 160
 FILES, FILE_BYTES = 60, 2 << 20
 ALL_BYTES = FILES * FILE_BYTES
 RATE_MBIT_S = 320
+FLOW_MBIT_S = 80.0
 LIMIT_S = 90.0
 TEXTS, TEXT = 20, b"".join(b"%09d: a line of a log, as files often are\n" % line for line in range(40_000))
 
@@ -135,3 +136,22 @@ def test_what_is_no_noise_is_compressed_where_the_line_is_slow(
     assert (report["file_bytes"] < TEXTS * len(TEXT) // 2) is compress
     there = data_of(lab.host("beta"))
     assert [(there / str(number)).read_bytes() == TEXT for number in range(TEXTS)] == [True] * TEXTS
+
+
+def test_more_connections_where_one_does_not_fill_the_line(lab: Lab, command: CommandLine) -> None:
+    """Where each connection has a cap of its own, memory goes over several, and is quicker by them."""
+    for path in data_of(lab.host("alpha")).iterdir():
+        path.write_bytes(b"")
+    beta = lab.host("beta")
+    beta.set_link(flow_mbit=FLOW_MBIT_S)
+    try:
+        command.run("migrate", VE, "beta", "--no-compress")
+    finally:
+        beta.set_link(flow_mbit=0)
+
+    [report] = json.loads(command.run("history", "--json", "--limit", "1"))
+    assert report["phase"] == "done"
+    [note] = {note for note in report["notes"] if "connections" in note}
+    assert int(note.split()[3]) > 1
+    first = report["rounds"][0]
+    assert first["memory_bytes"] / first["duration_s"] > 1.25 * FLOW_MBIT_S * 125_000  # 1.15 by one, whose buffers help

@@ -2,8 +2,11 @@
 
 It listens on a root-only socket. Each connection begins with one line of JSON, and every line is answered by one:
 
-    {"do": "stream"} with two descriptors: take the pages in from the first, answer on the second; closed when it ends. When the
-                     memory is sealed and a part of it is owed (post-copy): ask for that on the second, take it in from the first
+    {"do": "stream", "name"}  with two descriptors: take the pages in from the first, answer on the second; closed when it ends.
+                     When the memory is sealed and a part of it is owed (post-copy): ask for that on the second, take it in from the
+                     first
+    {"do": "join", "name"}    with two descriptors: the stream of this name comes from the first, too (`strands`), as soon as the
+                     second says so
     {"do": "state"}                                  what is here now (`State`)
     {"do": "listen", "work"}                         a restore in `work` may begin and will be heard; it waits for its pages
     {"do": "serve", "work", "images", "group"}       the lazy pages of that restore, of these images, are served
@@ -32,6 +35,7 @@ from agents.transfer.memory.frames import Corrupt, Kind, write_frame
 from agents.transfer.memory.guardian import Guardian
 from agents.transfer.memory.port import MemoryRefused
 from agents.transfer.memory.store import PageStore
+from agents.transfer.memory.strands import READY, Gathered
 
 LINE_BYTES_MAX = 1 << 16
 
@@ -94,8 +98,12 @@ class KeeperProcess:
         """Whoever waits for the memory to be filled."""
         self._loan: tuple[int, int] | None = None
         """A stream to the source that nobody can use yet."""
-        self._next: tuple[socket.socket, int, int] | None = None
+        self._next: tuple[socket.socket, list[int], str] | None = None
         """A stream that came while another was taken in."""
+        self._gathered: Gathered | None = None
+        self._name = ""
+        self._joined: list[tuple[socket.socket, int]] = []
+        """Whoever brings a further strand, and its second descriptor."""
         self._ended = self._restored = False
         self._selector = selectors.DefaultSelector()
         self._pid = 0
@@ -220,9 +228,13 @@ class KeeperProcess:
     def _obey(self, connection: socket.socket, order: dict[str, Any], fds: list[int]) -> None:
         match order.get("do"):
             case "stream" if len(fds) == 2 and self._phase is Phase.EMPTY:
+                self._name = str(order.get("name", ""))
                 self._receive(connection, *fds)
             case "stream" if len(fds) == 2 and self._phase is Phase.RECEIVING and self._next is None:
-                self._next = (connection, fds[0], fds[1])  # the one before has ended, and we have not heard so yet
+                # The one before has ended, and we have not heard so yet.
+                self._next = (connection, fds, str(order.get("name", "")))
+            case "join" if len(fds) == 2 and self._phase is Phase.RECEIVING and order.get("name") == self._name:
+                self._join(connection, *fds)
             case "stream" if len(fds) == 2 and self._phase in {Phase.SEALED, Phase.SERVING} and self._owes:
                 self._borrow(connection, (fds[0], fds[1]))
             case "stream" if len(fds) == 2 and self._phase is Phase.FILLED:
@@ -244,7 +256,7 @@ class KeeperProcess:
                 self._ended = True
                 self._give_all_back()
                 self._say(connection, self.state())
-            case "stream":
+            case "stream" | "join":
                 self._refuse_stream(connection, fds)
             case _:
                 self._say(connection, self.state())
@@ -271,12 +283,21 @@ class KeeperProcess:
 
     def _receive(self, connection: socket.socket, pages_in: int, answers_out: int) -> None:
         streams.widen(pages_in)
-        self._store = PageStore(streams.reader(pages_in), streams.writer(answers_out), cap_bytes=self._cap_bytes)
+        self._gathered = gathered = Gathered(pages_in)
+        self._store = PageStore(gathered.read_into, streams.writer(answers_out), cap_bytes=self._cap_bytes)
         self._phase, self._why, self._stream = Phase.RECEIVING, "", connection
         self._receiving = threading.Thread(
-            target=self._take_in, args=(self._store, pages_in, answers_out), name="receive", daemon=True
+            target=self._take_in, args=(self._store, gathered, answers_out), name="receive", daemon=True
         )
         self._receiving.start()
+
+    def _join(self, connection: socket.socket, pages_in: int, ready_out: int) -> None:
+        assert self._gathered is not None
+        streams.widen(pages_in)
+        self._gathered.join(pages_in)
+        self._joined.append((connection, ready_out))
+        with contextlib.suppress(OSError):  # it has gone again; then the stream breaks
+            os.write(ready_out, READY)
 
     def _refuse_stream(self, connection: socket.socket, fds: list[int]) -> None:
         for fd in fds:
@@ -299,7 +320,7 @@ class KeeperProcess:
             os.close(fd)
         self._loan = None
 
-    def _take_in(self, store: PageStore, pages_in: int, answers_out: int) -> None:
+    def _take_in(self, store: PageStore, gathered: Gathered, answers_out: int) -> None:
         """In a thread: until the stream ends or is sealed."""
         try:
             if not store.receive():
@@ -307,7 +328,6 @@ class KeeperProcess:
         except (Corrupt, MemoryRefused, OSError, ValueError, KeyError) as error:
             self._why = str(error)
         finally:
-            os.close(pages_in)
             os.close(answers_out)
             self._wake_out.send(b"r")
 
@@ -315,8 +335,15 @@ class KeeperProcess:
         self._wake_in.recv(1)
         assert self._receiving is not None
         assert self._store is not None
+        assert self._gathered is not None
         self._receiving.join()
         self._receiving = None
+        self._gathered.close()
+        self._gathered = None
+        for connection, ready_out in self._joined:
+            os.close(ready_out)
+            self._hang_up(connection)
+        self._joined.clear()
         if self._store.sealed:
             self._phase = Phase.SEALED
         else:
@@ -326,9 +353,9 @@ class KeeperProcess:
             self._hang_up(self._stream)
             self._stream = None
         if self._next is not None:
-            connection, pages_in, answers_out = self._next
+            connection, fds, name = self._next
             self._next = None
-            self._obey(connection, {"do": "stream"}, [pages_in, answers_out])
+            self._obey(connection, {"do": "stream", "name": name}, fds)
 
     def _listen_in(self, work: Path) -> None:
         self._hear_no_restore()

@@ -5,6 +5,7 @@ seal or not at all. A memory that cannot be sent ahead goes into the images, in 
 """
 
 import contextlib
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -147,11 +148,13 @@ class LeavingMemory:
 
     def _task(self) -> Task:
         group = self._engine.memory(self._ve).group
+        name = secrets.token_hex(8)
         return Task(
             areas.init_of(areas.members(group)),
             str(group),
-            self._channel.ssh("memory"),
+            self._channel.ssh("memory", name),
             self._wanted,
+            self._channel.ssh("memory-strand", name, shared=False),
             self._compare_bytes,
             compress=self._compress,
         )

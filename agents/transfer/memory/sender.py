@@ -30,6 +30,7 @@ from agents.transfer.memory.frames import Corrupt
 from agents.transfer.memory.port import MemoryRefused, RoundStats
 from agents.transfer.memory.reader import Cancelled
 from agents.transfer.memory.source import SourceSession
+from agents.transfer.memory.widening import Widener
 from migrator.wire.facts import MemoryMethod
 
 MOVING_EVERY_S = 0.25
@@ -54,6 +55,8 @@ class Task:
     """The VE's cgroup; every process in it and below belongs to the VE."""
     stream: tuple[str, ...]
     method: MemoryMethod
+    strand: tuple[str, ...] = ()
+    """By which program another connection joins the stream; empty: none can."""
     shadow_cap_bytes: int = 1 << 30
     rate_bytes_per_s: float | None = None
     compress: bool = True
@@ -80,10 +83,11 @@ class SenderProcess:
         assert self._ssh.stdin is not None
         assert self._ssh.stdout is not None
         streams.widen(self._ssh.stdin.fileno())
+        self._widener = Widener(self._ssh, task.strand)
         self._session = SourceSession(
             task.init_pid,
             self._processes,
-            streams.writer(self._ssh.stdin.fileno()),
+            self._widener.spread.write,
             streams.reader(self._ssh.stdout.fileno()),
             method=task.method,
             shadow_cap_bytes=task.shadow_cap_bytes,
@@ -108,6 +112,7 @@ class SenderProcess:
                 else:
                     self._say("not", {"kind": Kind.LOST, "why": f"{error}{self._last_words()}"})
         self._session.undo()
+        self._widener.end()
         self._ssh.kill()
 
     def _obey(self, order: dict[str, Any]) -> None:
@@ -116,12 +121,13 @@ class SenderProcess:
                 stop = threading.Event()
                 teller = threading.Thread(target=self._tell_moving, args=(stop,), name="moving", daemon=True)
                 teller.start()
+                threading.Thread(target=self._widener.run, args=(stop,), name="widen", daemon=True).start()
                 try:
                     stats = self._session.round()
                 finally:
                     stop.set()
                     teller.join()
-                self._say("round", asdict(stats))
+                self._say("round", {**asdict(stats), "notes": (*stats.notes, *self._widener.notes())})
             case "last":
                 self._last(Path(order["veils"]), post_copy=order["post_copy"])
 

@@ -1,9 +1,11 @@
 """Sender and keeper as the processes they are: what passes between them, and what is left when one of them dies."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,11 +13,14 @@ import pytest
 import trio
 
 from agents import places
-from agents.transfer.memory import frames, handles, streams
+from agents.transfer.memory import frames, handles
+from agents.transfer.memory.extents import PAGE_BYTES
 from agents.transfer.memory.frames import write_frame
 from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendable
 from agents.transfer.memory.keeper import Phase, State
 from agents.transfer.memory.sender import Task
+from agents.transfer.memory.source import fingerprint
+from agents.transfer.memory.strands import READY, Spread
 from migrator.wire.facts import MemoryMethod
 from migrator.wire.faults import FaultCode, FaultError
 from tests.agents.transfer.memory.memory_ve import Ve
@@ -23,7 +28,9 @@ from tests.agents.transfer.memory.memory_ve import Ve
 pytestmark = pytest.mark.lab
 
 CAP = 1 << 30
-LEND = "import sys; from pathlib import Path; from agents import bridge; bridge.lend(Path(sys.argv[1]))"
+LEND = "import sys; from pathlib import Path; from agents import bridge; bridge.lend(Path(sys.argv[1]), sys.argv[2])"
+JOIN = f"{LEND[:-1]}, joins=True)"
+NAME = "of-this-try"
 
 
 class Hosts:
@@ -33,7 +40,8 @@ class Hosts:
         monkeypatch.setattr(places, "RUN", run)
         monkeypatch.setattr(handles, "program", lambda *words: (sys.executable, "-I", str(agent), *words))
         self.keeper = MemoryKeeper("m")
-        self.stream = (sys.executable, "-c", LEND, str(self.keeper.path))
+        self.stream = (sys.executable, "-c", LEND, str(self.keeper.path), NAME)
+        self.strand = (sys.executable, "-c", JOIN, str(self.keeper.path))
 
     def task(self, ve: Ve, method: MemoryMethod = MemoryMethod.TRACKED, **more: object) -> Task:
         """To send this VE."""
@@ -183,9 +191,53 @@ def sealed(hosts: Hosts) -> Iterator[None]:
     """The memory of a VE without processes comes."""
     with subprocess.Popen(hosts.stream, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stream:
         assert stream.stdin is not None
-        write_frame(streams.writer(stream.stdin.fileno()), frames.Kind.SEAL, payload=b"[]")
+        write_frame(Spread(stream.stdin.fileno()).write, frames.Kind.SEAL, payload=b"[]")
         yield
         stream.kill()
+
+
+def piped(argv: Sequence[str], *words: str) -> "subprocess.Popen[bytes]":
+    """A program with pipes."""
+    return subprocess.Popen([*argv, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+async def test_strands_join(hosts: Hosts) -> None:
+    """A further connection joins the stream of its name and no other; the memory comes over both, and both are told of the end."""
+    assert await ends(piped(hosts.strand, NAME)) == b"", "nothing is received yet"
+    first = piped(hosts.stream)
+    await hosts.phase(Phase.RECEIVING)
+    assert await ends(piped(hosts.strand, "other")) == b""
+    second = piped(hosts.strand, NAME)
+    assert first.stdin is not None
+    assert second.stdin is not None
+    assert second.stdout is not None
+    assert await trio.to_thread.run_sync(second.stdout.read, 1) == READY
+    spread = Spread(first.stdin.fileno())
+    spread.join(os.dup(second.stdin.fileno()))
+
+    extents = [(PAGE_BYTES, 101 * PAGE_BYTES)]
+    claim = {"space": 1, "pid": 1, "bytes": 100 * PAGE_BYTES, "map": fingerprint(extents), "owed": fingerprint([])}
+
+    def send() -> None:
+        for page in range(1, 101):
+            extent = (page * PAGE_BYTES, (page + 1) * PAGE_BYTES)
+            write_frame(spread.write, frames.Kind.PAGES, 1, [extent], os.urandom(PAGE_BYTES))
+        write_frame(spread.write, frames.Kind.SEAL, payload=json.dumps([claim]).encode())
+
+    await trio.to_thread.run_sync(send)
+    state = await hosts.phase(Phase.SEALED)
+
+    assert state.held_bytes == 100 * PAGE_BYTES
+    await ends(first)
+    await ends(second)
+    await hosts.keeper.end()
+
+
+async def ends(program: "subprocess.Popen[bytes]") -> bytes:
+    """What it says until it ends, well."""
+    said, _ = await trio.to_thread.run_sync(program.communicate)
+    assert program.returncode == 0
+    return said
 
 
 async def test_a_restore_that_asks_for_nothing(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
