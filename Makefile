@@ -50,6 +50,7 @@ faults: setup
 
 # Our migration against runc and Podman on the same hosts. RUNS= of each way, WAYS= comma between, FULL=1 long series.
 bench: setup
+	$(VENV)/bin/python -c 'import matplotlib' 2>/dev/null || $(VENV)/bin/pip install --quiet --editable '.[bench]'
 	$(VENV)/bin/python -m scenarios.bench $(if $(RUNS),--runs $(RUNS)) $(if $(WAYS),--ways $(WAYS)) $(if $(FULL),--full)
 
 # What the blackout of the demo's move is made of, by medians. RUNS= moves, AGAINST= another checkout to take turns with.

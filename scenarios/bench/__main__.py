@@ -115,7 +115,7 @@ class Bench:
         try:
             chart.draw(path, self.lines, self.growth, f"{self.workload.words}; 1 Gbit/s; {machine()['kernel']}")
         except ImportError:
-            return "no chart: matplotlib is not installed (pip install matplotlib)"
+            return "no chart: matplotlib is not installed (make bench installs it)"
         return f"chart: {path}"
 
 

@@ -1,6 +1,6 @@
 """The chart of a bench: one SVG with the ways beside each other and the blackout's growth.
 
-Rule: matplotlib is asked for by name when a chart is drawn, because only a bench needs it: pip install matplotlib.
+Rule: matplotlib is asked for by name when a chart is drawn, because only a bench needs it; `make bench` installs it.
 """
 
 from collections.abc import Mapping, Sequence
