@@ -56,7 +56,7 @@ PEER_PARTS: dict[type[PeerOrder], str] = {
 }
 """What the report calls the time spent waiting for the other agent."""
 IN_BLACKOUT = frozenset({Act.FREEZE, Act.DUMP, Act.SEND})
-BROKE = "the line to the target broke while files and memory were copied; copying went on with the files that had come"
+BROKE = "the line to the target broke while files and memory were copied; copying went on with what had come"
 RESUME_AFTER_S = 2.0
 """So long a line that broke gets before it is used again."""
 SHARE_AGAIN_S = 0.5
@@ -139,7 +139,7 @@ class Leaving:
         if anew:
             await trio.sleep(RESUME_AFTER_S)
         if anew or self._files is None or order.round == 1:
-            await self._open(order)
+            await self._open(order, anew=anew)
         await self._peer_of(order.migration).greet()
         if anew:
             its_name = record.peer_ve or record.ve
@@ -195,16 +195,19 @@ class Leaving:
     def _tell_memory(self, done_bytes: int, total_bytes: int) -> None:
         self.listener(Progress("memory", done_bytes, max(done_bytes, total_bytes)))
 
-    async def _open(self, order: PreCopy) -> None:
-        """The channel, and what copies over it; anew, whatever there was."""
+    async def _open(self, order: PreCopy, *, anew: bool) -> None:
+        """The channel, and what copies over it; `anew`: memory goes on with what has come, and files always do."""
         await self._close_files()
-        await self._close_memory()
+        if not anew:
+            await self._close_memory()
         self._close_images()
         await self._close_channel()
         self._channel = channel.open_to(order.migration, order.address, order.port, order.host_keys)
         self._files = FileCopy(self._channel, self._engine.trees(self._ve), order.places)
         ahead = order.memory_method is not MemoryMethod.DUMP
-        if ahead and isinstance(self._engine, PagesApart) and await self._engine.look(self._ve) is VeState.RUNNING:
+        if self._memory is not None:
+            self._memory.go_on(self._channel)
+        elif ahead and isinstance(self._engine, PagesApart) and await self._engine.look(self._ve) is VeState.RUNNING:
             self._memory = LeavingMemory(
                 self._engine,
                 self._ve,
@@ -233,11 +236,12 @@ class Leaving:
 
     def _with_memory(self, copied: Copied, memory: RoundStats | None) -> Copied:
         assert self._files is not None
-        why_not = (self._memory.why_not,) if self._memory is not None and self._memory.why_not else ()
+        told = (self._memory.begun_again, self._memory.why_not) if self._memory is not None else ()
         broke = (BROKE,) if copied.anew else ()
         compressed = (COMPRESSED_NOTE,) if self._files.compressed and copied.file_bytes else ()
         copied = replace(
-            copied, notes=(*broke, *compressed, *self._files.notes, *(memory.notes if memory else ()), *why_not)
+            copied,
+            notes=(*broke, *compressed, *self._files.notes, *(memory.notes if memory else ()), *filter(None, told)),
         )
         if memory is None or self._memory is None:
             return copied

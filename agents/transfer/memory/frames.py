@@ -3,7 +3,7 @@
 A frame is a header (kind, space, number of ranges, length of the payload), the ranges as pairs of 64-bit address and
 length, the payload, and the SHA-256 of all of that, cut to 16 bytes. A *space* is a number the source gives to one
 address space; the process it belongs to is named only at the end, because processes come and go while rounds run.
-The target answers the frames ``SYNC`` and ``SEAL`` with one frame; nothing else is answered.
+The target answers the frames ``SYNC``, ``SEAL`` and ``RESUME`` with one frame; nothing else is answered.
 
 By post-copy a second stream follows, in which the target asks (``WANT``) and the source answers each with one ``PAGES``;
 there a space is the id of the process inside the VE.
@@ -42,7 +42,7 @@ class Kind(IntEnum):
     SEAL = 5
     """Everything has been sent; the payload (JSON) says what the target must hold now."""
     ANSWER = 6
-    """From the target: payload is JSON for SEAL, the echo for SYNC."""
+    """From the target: payload is JSON for SEAL, the echo for SYNC, a count for RESUME."""
     COMPRESSED = 7
     """As PAGES, the content compressed (`compression`)."""
     OWED = 8
@@ -51,6 +51,8 @@ class Kind(IntEnum):
     """From the target: these pages, please."""
     DONE = 10
     """From the target: it has everything, and will not ask again."""
+    RESUME = 11
+    """The stream broke, and this is its next connection: how many frames (RESUME not counted) have been taken in, all told?"""
 
 
 class Corrupt(Exception):
@@ -66,6 +68,9 @@ class Frame:
     extents: Extents
     payload: memoryview
 
+
+COUNT_BYTES = 8
+"""Of a count in a payload, the highest byte first."""
 
 Write = Callable[[Sequence[bytes | memoryview]], None]
 """Write all of these buffers, in order."""

@@ -110,8 +110,23 @@ class MemorySender:
         return cls(lines, task.method)
 
     async def round(self, moving: Callable[[int, int], None] = lambda done, total: None) -> RoundStats:
-        """One round while the VE runs. Raises NotSendable; FaultError(PEER_LOST) when the stream broke."""
+        """One round while the VE runs. Raises NotSendable; FaultError(PEER_LOST) when the stream broke: then `resume` or `end`.
+
+        Called off, it hangs up as well.
+        """
         return _made(RoundStats, await self._order({"do": "round"}, "round", moving))
+
+    async def resume(self, stream: Sequence[str], strand: Sequence[str]) -> None:
+        """After a round that broke: the next goes over this connection, and sends what the target lacks.
+
+        Raises NotSendable: what came is lost, and the sender has ended; FaultError(PEER_LOST).
+        """
+        try:
+            await self._order({"do": "resume", "stream": list(stream), "strand": list(strand)}, "resumed")
+        except FaultError:
+            if self._lines.process.poll() is not None:
+                raise NotSendable("the memory sender has ended") from None
+            raise
 
     async def limit(self, bytes_per_s: float | None) -> None:
         """The cap from now on."""
@@ -140,8 +155,10 @@ class MemorySender:
         frozen: bool = False,
     ) -> dict[str, Any]:
         try:
-            await self._lines.say(order)
+            with trio.CancelScope(shield=True):  # a line of some bytes: said whole or not at all
+                await self._lines.say(order)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.end()
             raise _lost("the memory sender has ended") from None
         return await self._await(did, moving, frozen=frozen)
 
@@ -155,14 +172,27 @@ class MemorySender:
                 if heard["did"] == "moving":
                     moving(heard["done_bytes"], heard["total_bytes"])
                 elif heard["did"] == "not":
-                    await self.end()
-                    raise NotSendable(heard["why"]) if heard["kind"] == Kind.REFUSED else _lost(heard["why"])
+                    if heard["kind"] == Kind.REFUSED:
+                        await self.end()
+                        raise NotSendable(heard["why"])
+                    raise _lost(heard["why"])
         except trio.Cancelled:
             # Half an order: what it says next would answer nobody. The VE that stands still waits for its thaw, and no code
             # of ours is in it then; one that runs may have some, which has to come out in order.
-            await (self._lines.end_at_once() if frozen else self.end())
+            await (self._lines.end_at_once() if frozen else self._hang_up(did))
             raise
+        await self.end()
         raise _lost("the memory sender has ended")
+
+    async def _hang_up(self, did: str) -> None:
+        """It waits for `resume` or `end`, and has answered what it was asked."""
+        with trio.CancelScope(shield=True), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.move_on_after(END_LIMIT_S):
+                await self._lines.say({"do": "hang up"})
+                while (heard := await self._lines.hear()) is not None:
+                    if heard["did"] in {did, "not"}:
+                        return
+        await self.end()
 
 
 class PageServer:

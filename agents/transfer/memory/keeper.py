@@ -3,8 +3,9 @@
 It listens on a root-only socket. Each connection begins with one line of JSON, and every line is answered by one:
 
     {"do": "stream", "name"}  with two descriptors: take the pages in from the first, answer on the second; closed when it ends.
-                     When the memory is sealed and a part of it is owed (post-copy): ask for that on the second, take it in from the
-                     first
+                     Takes the place of one that is taken in, and goes on with what came if its name is the same. When
+                     the memory is sealed and a part of it is owed (post-copy): ask for that on the second, take it in from
+                     the first
     {"do": "join", "name"}    with two descriptors: the stream of this name comes from the first, too (`strands`), as soon as the
                      second says so
     {"do": "state"}                                  what is here now (`State`)
@@ -14,8 +15,8 @@ It listens on a root-only socket. Each connection begins with one line of JSON, 
     {"do": "filled"}                                 answered when the VE waits for no page any more, or never will
     {"do": "end"}                                    answered, then all is given back and the process ends
 
-Rule: a stream that ends without its seal leaves nothing behind, and the next may begin. What is sealed is kept until it is
-served or the agent says `end`; nobody else's word ends it.
+Rule: what came is kept as long as its source may go on with it, and given back when another memory begins. What is sealed is kept
+until it is served or the agent says `end`; nobody else's word ends it.
 """
 
 import contextlib
@@ -45,6 +46,8 @@ class Phase(StrEnum):
 
     EMPTY = "empty"
     RECEIVING = "receiving"
+    INTERRUPTED = "interrupted"
+    """The stream broke; what came is kept for the next of its name."""
     SEALED = "sealed"
     SERVING = "serving"
     FILLED = "filled"
@@ -102,9 +105,12 @@ class KeeperProcess:
         """A stream that came while another was taken in."""
         self._gathered: Gathered | None = None
         self._name = ""
+        """Of the stream whose pages are here."""
         self._joined: list[tuple[socket.socket, int]] = []
         """Whoever brings a further strand, and its second descriptor."""
         self._ended = self._restored = False
+        self._refused = False
+        """What came is of no use, whatever would follow."""
         self._selector = selectors.DefaultSelector()
         self._pid = 0
         self._set_up()
@@ -227,12 +233,10 @@ class KeeperProcess:
 
     def _obey(self, connection: socket.socket, order: dict[str, Any], fds: list[int]) -> None:
         match order.get("do"):
-            case "stream" if len(fds) == 2 and self._phase is Phase.EMPTY:
-                self._name = str(order.get("name", ""))
-                self._receive(connection, *fds)
-            case "stream" if len(fds) == 2 and self._phase is Phase.RECEIVING and self._next is None:
-                # The one before has ended, and we have not heard so yet.
-                self._next = (connection, fds, str(order.get("name", "")))
+            case "stream" if len(fds) == 2 and self._phase in {Phase.EMPTY, Phase.INTERRUPTED}:
+                self._receive(connection, str(order.get("name", "")), *fds)
+            case "stream" if len(fds) == 2 and self._phase is Phase.RECEIVING:
+                self._supersede(connection, str(order.get("name", "")), fds)
             case "join" if len(fds) == 2 and self._phase is Phase.RECEIVING and order.get("name") == self._name:
                 self._join(connection, *fds)
             case "stream" if len(fds) == 2 and self._phase in {Phase.SEALED, Phase.SERVING} and self._owes:
@@ -281,15 +285,33 @@ class KeeperProcess:
 
     # --- acts ------------------------------------------------------------------------------------
 
-    def _receive(self, connection: socket.socket, pages_in: int, answers_out: int) -> None:
+    def _receive(self, connection: socket.socket, name: str, pages_in: int, answers_out: int) -> None:
         streams.widen(pages_in)
         self._gathered = gathered = Gathered(pages_in)
-        self._store = PageStore(gathered.read_into, streams.writer(answers_out), cap_bytes=self._cap_bytes)
+        if self._store is not None and name == self._name:
+            self._store.go_on(gathered.read_into, streams.writer(answers_out))
+        else:
+            self._give_up_store()
+            self._store = PageStore(gathered.read_into, streams.writer(answers_out), cap_bytes=self._cap_bytes)
+        self._name = name
         self._phase, self._why, self._stream = Phase.RECEIVING, "", connection
         self._receiving = threading.Thread(
             target=self._take_in, args=(self._store, gathered, answers_out), name="receive", daemon=True
         )
         self._receiving.start()
+
+    def _supersede(self, connection: socket.socket, name: str, fds: list[int]) -> None:
+        """The source calls anew, so the stream that is taken in has ended; a line may die without a word."""
+        assert self._gathered is not None
+        if self._next is not None:
+            self._refuse_stream(self._next[0], self._next[1])
+        self._next = (connection, fds, name)
+        self._gathered.abandon()
+
+    def _give_up_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     def _join(self, connection: socket.socket, pages_in: int, ready_out: int) -> None:
         assert self._gathered is not None
@@ -325,8 +347,10 @@ class KeeperProcess:
         try:
             if not store.receive():
                 self._why = "the stream ended before it was complete"
-        except (Corrupt, MemoryRefused, OSError, ValueError, KeyError) as error:
+        except (Corrupt, OSError) as error:
             self._why = str(error)
+        except (MemoryRefused, ValueError, KeyError) as error:
+            self._why, self._refused = str(error), True
         finally:
             os.close(answers_out)
             self._wake_out.send(b"r")
@@ -346,9 +370,11 @@ class KeeperProcess:
         self._joined.clear()
         if self._store.sealed:
             self._phase = Phase.SEALED
+        elif self._name and not self._refused:
+            self._phase = Phase.INTERRUPTED
         else:
-            self._store.close()
-            self._store, self._phase = None, Phase.EMPTY
+            self._give_up_store()
+            self._phase, self._refused = Phase.EMPTY, False
         if self._stream is not None:
             self._hang_up(self._stream)
             self._stream = None
@@ -397,8 +423,8 @@ class KeeperProcess:
         self._drop_loan()
         if self._guardian is not None:
             self._guardian.end()
-        if self._store is not None and self._receiving is None:
-            self._store.close()
+        if self._receiving is None:
+            self._give_up_store()
 
 
 def main(path: Path, cap_bytes: int, log: Path) -> None:

@@ -62,7 +62,13 @@ class LeavingMemory:
         self._engine, self._ve, self._channel = engine, ve, channel
         self._wanted, self._compare_bytes, self._compress = method, compare_bytes, compress
         self._sender: MemorySender | None = None
+        self._broke = False
+        """The sender's line, while a round was under way."""
+        self.begun_again = ""
+        """Why what had come was of no use after the line broke, and was sent again; empty: it was not."""
         self._veiled: Veiled | None = None
+        self._name = ""
+        """Of the stream."""
         self._veils = _veils(channel.migration)
         self.why_not = next((each.why_not for each in offers(engine) if each.method is method), "")
         """Why the memory moves in the images after all; empty as long as it is sent ahead."""
@@ -75,19 +81,36 @@ class LeavingMemory:
     async def round(
         self, bandwidth_bytes_per_s: int, moving: Callable[[int, int], None] = lambda done, total: None
     ) -> RoundStats | None:
-        """One round; None: this memory cannot be sent ahead. Raises FaultError(PEER_LOST)."""
+        """One round; None: this memory cannot be sent ahead. Raises FaultError(PEER_LOST): then `go_on`, or `close`."""
         if self.why_not:
             return None
         try:
-            if self._sender is None:
-                self._veiled = await Veiled.start(self._veils)
-                self._sender = await MemorySender.start(self._task())
+            self._sender = await self._ready()
             await self._sender.limit(bandwidth_bytes_per_s or None)
             return await self._sender.round(moving)
         except (NotSendable, areas.Gone) as error:
             await self.close()
             self.why_not = f"memory moves in the blackout: {error}"
             return None
+
+    async def _ready(self) -> MemorySender:
+        """A sender whose line is whole, the one that there was if it can go on. Raises NotSendable, FaultError(PEER_LOST)."""
+        if self._sender is not None and self._broke:
+            try:
+                await self._sender.resume(*self._line())
+            except NotSendable as error:
+                self.begun_again = f"memory was sent again from its beginning: {error}"
+                self._sender = None
+            self._broke = False
+        if self._sender is None:
+            self._veiled = self._veiled or await Veiled.start(self._veils)
+            self._name = secrets.token_hex(8)
+            self._sender = await MemorySender.start(self._task())
+        return self._sender
+
+    def go_on(self, channel: Channel) -> None:
+        """The line broke, whoever noticed: the next round goes over this channel, and sends what has not come."""
+        self._channel, self._broke = channel, True
 
     async def limit(self, bandwidth_bytes_per_s: int) -> None:
         """The cap from now on, also in the midst of a round; 0: none."""
@@ -148,15 +171,22 @@ class LeavingMemory:
 
     def _task(self) -> Task:
         group = self._engine.memory(self._ve).group
-        name = secrets.token_hex(8)
+        stream, strand = self._line()
         return Task(
             areas.init_of(areas.members(group)),
             str(group),
-            self._channel.ssh("memory", name),
+            stream,
             self._wanted,
-            self._channel.ssh("memory-strand", name, shared=False),
+            strand,
             self._compare_bytes,
             compress=self._compress,
+        )
+
+    def _line(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The programs that reach the target's keeper, with what it knows the stream by."""
+        return (
+            self._channel.ssh("memory", self._name),
+            self._channel.ssh("memory-strand", self._name, shared=False),
         )
 
 

@@ -2,7 +2,8 @@
 
 The order on the source: ``Precopy.round`` until convergence; freeze the VE; ``last_look`` (milliseconds); start the
 dump under a ``veil`` and call ``send_last`` beside it; ``undo`` in every case, before the thaw or after the end.
-On the target: ``PageHolder.receive`` runs for as long as the stream does; after it returned sealed, either
+A stream that breaks in a round is followed by another (``resume``, ``go_on``). On the target: ``PageHolder.receive`` runs for as
+long as the stream does; after it returned sealed, either
 ``serve`` (lazy restore: the VE runs at once) or ``compose`` (complete CRIU images in the directory).
 """
 
@@ -12,6 +13,7 @@ from typing import Protocol
 
 from agents.transfer.memory.areas import ProcessFacts
 from agents.transfer.memory.extents import PAGE_BYTES, Extents
+from agents.transfer.memory.frames import ReadInto, Write
 
 
 class MemoryRefused(Exception):
@@ -62,6 +64,10 @@ class Precopy(Protocol):
         """Send what changed since the last round (at first: everything) while the VE runs."""
         ...
 
+    def resume(self, write: Write, read_into: ReadInto) -> None:
+        """After the stream broke in a round: the next goes over this one, and sends what the target lacks."""
+        ...
+
     def last_look(self) -> LastLook:
         """Of the *frozen* VE, before the dump starts (the dump's own mappings must not be seen)."""
         ...
@@ -105,6 +111,10 @@ class PageHolder(Protocol):
 
     def compose(self, images: Path) -> None:
         """Complete the CRIU images in ``images`` with the pages held; for an eager restore or a checkpoint."""
+        ...
+
+    def go_on(self, read_into: ReadInto, write: Write) -> None:
+        """The stream broke; ``receive`` goes on with this one."""
         ...
 
     def close(self) -> None:

@@ -4,18 +4,22 @@ The agent speaks to it in lines of JSON over standard input and output. The firs
 
     {"do": "round"}                       one round; {"did": "round", ...RoundStats}, {"did": "moving", ...} meanwhile
     {"do": "rate", "bytes_per_s": N}      the cap from now on, also in the midst of a round; null: free; not answered
+    {"do": "hang up"}                     also in the midst of a round, which then fails (or is done): {"did": "not", ...}; else
+                                          not answered
+    {"do": "resume", "stream", "strand"}  after a round that failed because the stream broke: {"did": "resumed"}, the next
+                                          goes over this connection
     {"do": "last", "veils": DIRECTORY}    of the frozen VE: {"did": "look", ...Look} as soon as the dump may begin, then
                                           {"did": "sent", "seal": ..., ...RoundStats} when the target holds everything;
                                           with "post_copy": true it only knows what it will have to ask for
 
-What fails is answered by {"did": "not", "kind": KIND, "why": ...}, after which only the end of input makes sense. Rule: when its
+What fails is answered by {"did": "not", "kind": KIND, "why": ...}, after which only the end of input makes sense, or `resume` if
+the kind is `lost`. Rule: when its
 input ends, or it is killed, nothing of it stays in the VE: the kernel takes the write protection away with the descriptor.
 """
 
 import json
 import os
 import queue
-import subprocess
 import sys
 import threading
 from collections.abc import Sequence
@@ -24,13 +28,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from agents.transfer.memory import areas, streams, veil
+from agents.transfer.memory import areas, veil
 from agents.transfer.memory.areas import Gone
 from agents.transfer.memory.frames import Corrupt
+from agents.transfer.memory.line import Line
 from agents.transfer.memory.port import MemoryRefused, RoundStats
 from agents.transfer.memory.reader import Cancelled
 from agents.transfer.memory.source import SourceSession
-from agents.transfer.memory.widening import Widener
 from migrator.wire.facts import MemoryMethod
 
 MOVING_EVERY_S = 0.25
@@ -79,16 +83,13 @@ class SenderProcess:
         self._task = task
         self._orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._out = threading.Lock()
-        self._ssh = subprocess.Popen(task.stream, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert self._ssh.stdin is not None
-        assert self._ssh.stdout is not None
-        streams.widen(self._ssh.stdin.fileno())
-        self._widener = Widener(self._ssh, task.strand)
+        self._line = Line(task.stream, task.strand)
+        self._ended = False
         self._session = SourceSession(
             task.init_pid,
             self._processes,
-            self._widener.spread.write,
-            streams.reader(self._ssh.stdout.fileno()),
+            self._line.write,
+            self._line.read_into,
             method=task.method,
             shadow_cap_bytes=task.shadow_cap_bytes,
             rate_bytes_per_s=task.rate_bytes_per_s,
@@ -103,17 +104,18 @@ class SenderProcess:
             try:
                 self._obey(order)
             except Cancelled:
-                break
+                if self._ended:
+                    break
+                self._say("not", {"kind": Kind.LOST, "why": "it was hung up"})
             except (MemoryRefused, Gone) as error:
                 self._say("not", {"kind": Kind.REFUSED, "why": str(error)})
             except (Corrupt, OSError) as error:
                 if refusal := self._session.refusal():
                     self._say("not", {"kind": Kind.REFUSED, "why": refusal})
                 else:
-                    self._say("not", {"kind": Kind.LOST, "why": f"{error}{self._last_words()}"})
+                    self._say("not", {"kind": Kind.LOST, "why": f"{error}{self._line.last_words()}"})
         self._session.undo()
-        self._widener.end()
-        self._ssh.kill()
+        self._line.end()
 
     def _obey(self, order: dict[str, Any]) -> None:
         match order["do"]:
@@ -121,13 +123,18 @@ class SenderProcess:
                 stop = threading.Event()
                 teller = threading.Thread(target=self._tell_moving, args=(stop,), name="moving", daemon=True)
                 teller.start()
-                threading.Thread(target=self._widener.run, args=(stop,), name="widen", daemon=True).start()
+                threading.Thread(target=self._line.widen, args=(stop,), name="widen", daemon=True).start()
                 try:
                     stats = self._session.round()
                 finally:
                     stop.set()
                     teller.join()
-                self._say("round", {**asdict(stats), "notes": (*stats.notes, *self._widener.notes())})
+                self._say("round", {**asdict(stats), "notes": (*stats.notes, *self._line.notes())})
+            case "resume":
+                self._line.end()
+                self._line = Line(order["stream"], order["strand"])
+                self._session.resume(self._line.write, self._line.read_into)
+                self._say("resumed", {})
             case "last":
                 self._last(Path(order["veils"]), post_copy=order["post_copy"])
 
@@ -154,10 +161,15 @@ class SenderProcess:
     def _listen(self) -> None:
         for line in sys.stdin:
             order = json.loads(line)
-            if order["do"] == "rate":
-                self._session.set_rate(order["bytes_per_s"])
-            else:
-                self._orders.put(order)
+            match order["do"]:
+                case "rate":
+                    self._session.set_rate(order["bytes_per_s"])
+                case "hang up":
+                    self._session.cancel()
+                    self._line.hang_up()
+                case _:
+                    self._orders.put(order)
+        self._ended = True
         self._session.cancel()
         self._orders.put(None)
         # A stream that takes nothing would hold the process up, and the VE under tracking, for ever.
@@ -167,14 +179,6 @@ class SenderProcess:
         with self._out:
             sys.stdout.write(json.dumps({"did": did, **words}) + "\n")
             sys.stdout.flush()
-
-    def _last_words(self) -> str:
-        try:
-            _, said = self._ssh.communicate(timeout=END_LIMIT_S)
-        except (subprocess.TimeoutExpired, ValueError, OSError):
-            return ""
-        words = said.decode(errors="replace").strip()
-        return f" (ssh: {words[-500:]})" if words else ""
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
 Rules: the VE is only read, never stopped for longer than it takes to inject one system call per process; what the
 target holds at the end is, page by page, what the frozen VE holds, and the target proves it before it restores
-(``Kind.SEAL``). A process that cannot be tracked is compared by content; one that cannot be handled at all fails the pre-copy, not
-the VE.
+(``Kind.SEAL``). Where the stream breaks, it goes on over another connection with what the target lacks (``ledger``). A process
+that cannot be tracked is compared by content; one that cannot be handled at all fails the pre-copy, not the VE.
 """
 
 import hashlib
@@ -29,9 +29,19 @@ from agents.transfer.memory.extents import (
     subtract,
     union,
 )
-from agents.transfer.memory.frames import MAX_RANGES, Corrupt, FrameReader, Kind, ReadInto, Write, write_frame
+from agents.transfer.memory.frames import (
+    COUNT_BYTES,
+    MAX_RANGES,
+    Corrupt,
+    FrameReader,
+    Kind,
+    ReadInto,
+    Write,
+    write_frame,
+)
+from agents.transfer.memory.ledger import Ledger
 from agents.transfer.memory.port import LastLook, MemoryRefused, RoundStats
-from agents.transfer.memory.reader import Reader, Throttle
+from agents.transfer.memory.reader import Cancelled, Reader, Throttle
 from agents.transfer.memory.remembered import Budget
 from agents.transfer.memory.soft_dirty import SoftDirtyTracker
 from agents.transfer.memory.tracking import NotTrackable, Tracker, Whole, WriteTracker
@@ -97,6 +107,7 @@ class SourceSession:
         self._clock = clock
         self._compressor = Compressor(wanted=compress, clock=clock)
         self._reader = Reader()
+        self._ledger = Ledger()
         self._spaces: dict[tuple[int, int], _Space] = {}
         self._next_number = 1
         self._rounds = 0
@@ -109,6 +120,21 @@ class SourceSession:
     def cancel(self) -> None:
         """End the call in progress with ``Cancelled``."""
         self._cancelled.set()
+
+    def resume(self, write: Write, read_into: ReadInto) -> None:
+        """The stream broke in a round, or the round was called off: the next goes over this connection, with what the target lacks.
+
+        Raises ``MemoryRefused`` when the target has not kept what it had; nothing was harmed. Raises ``Corrupt``, ``OSError``.
+        """
+        self._write, self._answers = write, FrameReader(read_into)
+        self._cancelled.clear()
+        write_frame(write, Kind.RESUME)
+        standing = self._ledger.settle(int.from_bytes(self._answer(), "big"))
+        for space in self._spaces.values():
+            space.at_target = standing.held.get(space.number, [])
+            space.tracker.lost(standing.doubtful.get(space.number, []))
+        for number in standing.unforgotten:
+            self._put(Kind.FORGET, number)
 
     def set_rate(self, bytes_per_s: float | None) -> None:
         """The bandwidth cap from now on; None: free."""
@@ -151,7 +177,7 @@ class SourceSession:
         self._throttle.bytes_per_s = None  # the VE stands still: the blackout has the whole line
         tally = _Tally()
         for space in self._spaces.values():
-            lost = self._send(space, look.changed[space.process.pid], tally)
+            lost = self._send(space, look.changed[space.process.pid], tally, [])
             if lost:
                 raise MemoryRefused(
                     f"memory of process {space.process.pid} at {lost[0][0]:#x} cannot be read while it is frozen"
@@ -166,7 +192,7 @@ class SourceSession:
             space.owed = normalised(look.changed[space.process.pid])
             self._drop(space, space.owed, tally)
             for part in batches(space.owed, 1 << 62, MAX_RANGES):
-                tally.wire_bytes += write_frame(self._write, Kind.OWED, space.number, part)
+                tally.wire_bytes += self._put(Kind.OWED, space.number, part)
         self._seal(tally)
         return self._stats(tally, began, None)
 
@@ -209,22 +235,27 @@ class SourceSession:
         return _Space(number, process, tracker or ContentTracker(process, self._budget), note)
 
     def _forget(self, space: _Space, tally: _Tally) -> None:
-        space.tracker.release()
-        tally.wire_bytes += write_frame(self._write, Kind.FORGET, space.number)
         self._spaces = {key: other for key, other in self._spaces.items() if other is not space}
+        space.tracker.release()
+        tally.wire_bytes += self._put(Kind.FORGET, space.number)
 
     def _send_round(self, space: _Space, tally: _Tally) -> None:
         wanted, content = space.tracker.changed()
-        self._drop(space, subtract(space.at_target, content), tally)
         tally.content_bytes += size_bytes(content)
         self.total_bytes += size_bytes(wanted)
         if space.note:
             tally.notes.append(space.note)
-        lost = self._send(space, wanted, tally)
+        done: Extents = []
+        try:
+            self._drop(space, subtract(space.at_target, content), tally)
+            lost = self._send(space, wanted, tally, done)
+        except (OSError, Cancelled):
+            space.tracker.lost(subtract(wanted, normalised(done)))  # the ledger knows of the others
+            raise
         space.tracker.lost(lost)
 
-    def _send(self, space: _Space, wanted: Extents, tally: _Tally) -> Extents:
-        """Read and send; what is zero or lost is dropped at the target. Returns what could not be read."""
+    def _send(self, space: _Space, wanted: Extents, tally: _Tally, done: Extents) -> Extents:
+        """Read and send, and add it to ``done``; what is zero or lost is dropped at the target. Returns what could not be read."""
         sent: Extents = []
         zero: Extents = []
         lost: Extents = []
@@ -234,6 +265,7 @@ class SourceSession:
             if sifted.extents:
                 tally.wire_bytes += self._send_pages(space, sifted.extents, sifted.data)
                 tally.page_bytes += len(sifted.data)
+            done += pages.extents
             sent += sifted.extents
             zero += pages.zero
             lost += pages.lost
@@ -247,7 +279,7 @@ class SourceSession:
         kind, payload = (Kind.PAGES, data) if compressed is None else (Kind.COMPRESSED, memoryview(compressed))
         began = self._clock()
         self._throttle.take(len(payload))
-        wire_bytes = write_frame(self._write, kind, space.number, extents, payload)
+        wire_bytes = self._put(kind, space.number, extents, payload)
         self._compressor.wrote(len(data), wire_bytes, self._clock() - began)
         return wire_bytes
 
@@ -255,13 +287,14 @@ class SourceSession:
         gone = intersect(space.at_target, extents)
         if gone:
             for part in batches(gone, 1 << 62, MAX_RANGES):
-                tally.wire_bytes += write_frame(self._write, Kind.DROP, space.number, part)
+                tally.wire_bytes += self._put(Kind.DROP, space.number, part)
             space.at_target = subtract(space.at_target, gone)
 
     def _sync(self, tally: _Tally) -> None:
         """Wait until the target has taken everything in, so that a round's time is the line's and not a buffer's."""
-        tally.wire_bytes += write_frame(self._write, Kind.SYNC, payload=self._rounds.to_bytes(8, "big"))
+        tally.wire_bytes += self._put(Kind.SYNC, payload=self._rounds.to_bytes(COUNT_BYTES, "big"))
         self._answer()
+        self._ledger.confirm({space.number: space.at_target for space in self._spaces.values()})
 
     def _seal(self, tally: _Tally) -> None:
         held = [
@@ -275,11 +308,18 @@ class SourceSession:
             for space in self._spaces.values()
         ]
         payload = json.dumps(held).encode()
-        tally.wire_bytes += write_frame(self._write, Kind.SEAL, payload=payload)
+        tally.wire_bytes += self._put(Kind.SEAL, payload=payload)
         said = json.loads(self._answer())
         if not said.get("sealed"):
             raise MemoryRefused(f"the target does not hold what the source sent: {said.get('why', 'no reason given')}")
         self.seal = seal_of(payload)
+
+    def _put(
+        self, kind: Kind, space: int = 0, extents: Extents | None = None, payload: bytes | memoryview = b""
+    ) -> int:
+        """Write a frame; bytes on the wire."""
+        self._ledger.note(kind, space, extents or [])
+        return write_frame(self._write, kind, space, extents or [], payload)
 
     def refusal(self) -> str:
         """After the stream broke: why the target refused it, if that is what happened."""

@@ -5,7 +5,7 @@ rearranged: the lazy server maps pages from where they lie (``lazy``), and compl
 inside the kernel (``images``). The files have no name; they live as long as this process.
 
 The rule kept here: nothing is given out before the seal, and the seal is refused unless the set of pages held
-equals the source's, space by space.
+equals the source's, space by space. A frame is taken in whole and counted, or the source is told that it was not (``RESUME``).
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from agents.transfer.memory.compression import expanded
 from agents.transfer.memory.extents import Extents, intersect, normalised, size_bytes, subtract, union
 from agents.transfer.memory.frames import (
+    COUNT_BYTES,
     MAX_PAYLOAD_BYTES,
     Corrupt,
     Frame,
@@ -61,16 +62,23 @@ class PageStore:
         self._write = write
         self._cap_bytes = cap_bytes
         self._spaces: dict[int, HeldSpace] = {}
+        self._taken = self._earlier_bytes = 0
         self.sealed = False
         self.memory_bytes = 0
         """What it took of this host's memory when pages came last."""
         self.seal = ""
         """Names the sealed content (`source.seal_of`); the source names it in the images it sends."""
 
+    def go_on(self, read_into: ReadInto, write: Write) -> None:
+        """The stream broke, and begins again where it broke."""
+        self._earlier_bytes += self._frames.bytes_read
+        self._frames, self._write = FrameReader(read_into), write
+
     def receive(self) -> bool:
         try:
             while (frame := self._frames.next()) is not None:
                 self._take(frame)
+                self._taken += frame.kind is not Kind.RESUME
                 if self.sealed:
                     return True
         except MemoryRefused as error:
@@ -82,7 +90,7 @@ class PageStore:
     @property
     def wire_bytes(self) -> int:
         """Bytes received."""
-        return self._frames.bytes_read
+        return self._earlier_bytes + self._frames.bytes_read
 
     @property
     def held_bytes(self) -> int:
@@ -125,6 +133,8 @@ class PageStore:
                 write_frame(self._write, Kind.ANSWER, payload=bytes(frame.payload))
             case Kind.SEAL:
                 self._seal(bytes(frame.payload))
+            case Kind.RESUME:
+                write_frame(self._write, Kind.ANSWER, payload=self._taken.to_bytes(COUNT_BYTES, "big"))
             case Kind.OWED:
                 space = self._space(frame.space)
                 _possible(frame.extents)

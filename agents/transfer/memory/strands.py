@@ -161,23 +161,33 @@ class Gathered:
         self._next = 0
         self._woken, self._wake = os.pipe()
         self._joining: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._abandoned = False
 
     def join(self, fd: int) -> None:
         """One more."""
         self._joining.put(fd)
         os.write(self._wake, b"j")
 
+    def abandon(self) -> None:
+        """It will not come to its end: another connection has taken its place, which this one's silence must not hold up."""
+        self._abandoned = True
+        os.write(self._wake, b"a")
+
     def read_into(self, buffer: memoryview) -> int:
-        """Read some bytes of the stream; 0: it has ended, or a strand of it has. Raises OSError."""
-        while (strand := self._at_next()) is None:
-            if not self._hear():
-                return 0
-        got = os.readv(strand.fd, [buffer[: strand.left]])
-        strand.left -= got
-        if not strand.left:
-            strand.number = None
-            self._next += 1
-        return got
+        """Read some bytes of the stream; 0: it has ended, a strand of it has, or it was abandoned. Raises OSError."""
+        while not self._abandoned:
+            strand = self._at_next()
+            if strand is None:
+                if not self._hear():
+                    return 0
+            elif self._ready([strand.fd]):
+                got = os.readv(strand.fd, [buffer[: strand.left]])
+                strand.left -= got
+                if not strand.left:
+                    strand.number = None
+                    self._next += 1
+                return got
+        return 0
 
     def _at_next(self) -> "_Incoming | None":
         """The strand that has the next piece, as far as it is known; who takes its leave is let go."""
@@ -200,16 +210,18 @@ class Gathered:
     def _hear(self) -> bool:
         """Wait for the head of a piece, or for a strand; False: one has ended."""
         waiting = {strand.fd: strand for strand in self._strands if strand.number is None}
+        return all(waiting[fd].hear() for fd in self._ready(list(waiting)))
+
+    def _ready(self, fds: Sequence[int]) -> list[int]:
+        """Wait until one of them has something, or a strand joins; those that have."""
         poll = select.poll()
-        for fd in (self._woken, *waiting):
+        for fd in (self._woken, *fds):
             poll.register(fd, select.POLLIN)
-        for fd, _ in poll.poll():
-            if fd == self._woken:
-                os.read(self._woken, 1)
-                self._take_joining()
-            elif not waiting[fd].hear():
-                return False
-        return True
+        ready = [fd for fd, _ in poll.poll()]
+        if self._woken in ready:
+            os.read(self._woken, 1)
+            self._take_joining()
+        return [fd for fd in ready if fd != self._woken]
 
     def _take_joining(self) -> None:
         while not self._joining.empty():

@@ -4,6 +4,7 @@ The tests read the frozen processes' memory with code of their own: `/proc/PID/m
 """
 
 import os
+import random
 import re
 import signal
 import socket
@@ -11,12 +12,14 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from agents.transfer.memory import streams, veil
+from agents.transfer.memory.frames import Corrupt
 from agents.transfer.memory.port import LastLook
 from agents.transfer.memory.soft_dirty import soft_dirty_works
 from agents.transfer.memory.source import SourceSession
@@ -45,29 +48,72 @@ GUARD = 1 << 58
 
 
 class Pair:
-    """Both ends of one memory stream, over a socket pair."""
+    """Both ends of one memory stream, over a socket pair that can break."""
 
     def __init__(self, ve: Ve, init: int, method: MemoryMethod) -> None:
-        ours, theirs = socket.socketpair()
-        self.ends = ours, theirs
-        self.source = SourceSession(
-            init, ve.processes, streams.writer(ours.fileno()), streams.reader(ours.fileno()), method=method
-        )
+        self.left_bytes = sys.maxsize
+        """So many reach the target yet; then the line breaks."""
+        self.vanishing_bytes = 0
+        """And so many more are written before that is noticed."""
+        self._connect()
+        ours, theirs = self.ends
+        self.source = SourceSession(init, ve.processes, self._write, streams.reader(ours.fileno()), method=method)
         self.store = PageStore(streams.reader(theirs.fileno()), streams.writer(theirs.fileno()), cap_bytes=1 << 32)
-        self._thread = threading.Thread(target=self.store.receive)
-        self._thread.start()
+        self._receive()
+
+    def resume(self) -> None:
+        """Over another line, for now a whole one."""
+        self._hang_up()
+        self.left_bytes = sys.maxsize
+        self._connect()
+        ours, theirs = self.ends
+        self.store.go_on(streams.reader(theirs.fileno()), streams.writer(theirs.fileno()))
+        self._receive()
+        self.source.resume(self._write, streams.reader(ours.fileno()))
 
     def close(self) -> None:
         self.source.undo()
+        self._hang_up()
+        self.store.close()
+
+    def _connect(self) -> None:
+        self.ends = socket.socketpair()
+
+    def _receive(self) -> None:
+        def receive() -> None:
+            with suppress(Corrupt):
+                self.store.receive()
+
+        self._thread = threading.Thread(target=receive)
+        self._thread.start()
+
+    def _write(self, buffers: Sequence[bytes | memoryview]) -> None:
+        data = b"".join(buffers)
+        if self.left_bytes:
+            self.ends[0].sendall(data[: self.left_bytes])
+        self.left_bytes -= len(data)
+        if self.left_bytes < 0:
+            self.vanishing_bytes += self.left_bytes
+            self.left_bytes = 0
+            self.ends[0].shutdown(socket.SHUT_RDWR)
+            if self.vanishing_bytes < 0:
+                raise ConnectionResetError("the line broke")
+
+    def _hang_up(self) -> None:
         self.ends[0].close()
         self._thread.join()
         self.ends[1].close()
-        self.store.close()
 
 
-def moved(ve: Ve, pair: Pair) -> LastLook:
-    """Rounds while it runs, then the frozen rest; returns with the VE frozen and the memory sealed."""
+def moved(ve: Ve, pair: Pair, breaks_after: Callable[[], int] | None = None) -> LastLook:
+    """Rounds while it runs, then the frozen rest; returns with the VE frozen and the memory sealed. In each round the line may
+    break after so many bytes."""
     for pause_s in (0.05, 0.02, 0.08):
+        if breaks_after is not None:
+            pair.left_bytes, pair.vanishing_bytes = breaks_after(), breaks_after()
+            with suppress(OSError, Corrupt):
+                pair.source.round()
+            pair.resume()
         pair.source.round()
         time.sleep(pause_s)  # not awaited: the program has to get on between rounds, it does not matter how far
     ve.freeze()
@@ -96,6 +142,25 @@ def test_held_is_what_the_frozen_ve_holds(ve: Ve, churn: Path, tmp_path: Path, m
             pair.close()
     assert carried > 300
     assert init.poll() is None
+
+
+@pytest.mark.parametrize("method", AHEAD)
+@pytest.mark.parametrize("mode", ["plain", "forks", "munmap", "dontneed", "exec"])
+@pytest.mark.parametrize("seed", range(3))
+def test_it_goes_on_over_another_line(
+    ve: Ve, churn: Path, tmp_path: Path, mode: str, method: MemoryMethod, seed: int
+) -> None:
+    """The line breaks anywhere in any round, and what is held in the end is what the frozen VE holds all the same."""
+    anywhere = random.Random(seed)
+    init = ve.start(str(churn), mode, str(os.getpid()), str(tmp_path / "mapped"))
+    pair = Pair(ve, init.pid, method)
+    try:
+        look = moved(ve, pair, lambda: int(10 ** anywhere.uniform(2, 6.7)))
+        held = {facts.pid: space for facts in look.processes for space in [pair.store.spaces()[facts.pid_in_ve]]}
+        assert sum(check(pid, held[pid], veiled(look, pid, tmp_path)) for pid in held) > 100
+    finally:
+        ve.thaw()
+        pair.close()
 
 
 COMES_AGAIN = """

@@ -7,15 +7,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from agents import places
-from agents.transfer.memory import frames, handles
+from agents.transfer.memory import frames, handles, streams
 from agents.transfer.memory.extents import PAGE_BYTES
-from agents.transfer.memory.frames import write_frame
+from agents.transfer.memory.frames import FrameReader, ReadInto, write_frame
 from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendable
 from agents.transfer.memory.keeper import Phase, State
 from agents.transfer.memory.sender import Task
@@ -30,6 +31,16 @@ pytestmark = pytest.mark.lab
 CAP = 1 << 30
 LEND = "import sys; from pathlib import Path; from agents import bridge; bridge.lend(Path(sys.argv[1]), sys.argv[2])"
 JOIN = f"{LEND[:-1]}, joins=True)"
+PUMP = """
+import os, subprocess, sys, threading
+inner = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def pump(source, sink):
+    while data := os.read(source, 1 << 16):
+        while data:
+            data = data[os.write(sink, data):]
+threading.Thread(target=pump, args=(inner.stdout.fileno(), 1), daemon=True).start()
+pump(0, inner.stdin.fileno())
+"""
 NAME = "of-this-try"
 
 
@@ -40,8 +51,17 @@ class Hosts:
         monkeypatch.setattr(places, "RUN", run)
         monkeypatch.setattr(handles, "program", lambda *words: (sys.executable, "-I", str(agent), *words))
         self.keeper = MemoryKeeper("m")
-        self.stream = (sys.executable, "-c", LEND, str(self.keeper.path), NAME)
+        self.stream = self.stream_named(NAME)
         self.strand = (sys.executable, "-c", JOIN, str(self.keeper.path))
+
+    def stream_named(self, name: str) -> tuple[str, ...]:
+        """The program of a stream of this name."""
+        return (sys.executable, "-c", LEND, str(self.keeper.path), name)
+
+    @property
+    def fragile(self) -> tuple[str, ...]:
+        """The same over something that can be killed, as a line can be."""
+        return (sys.executable, "-c", PUMP, *self.stream)
 
     def task(self, ve: Ve, method: MemoryMethod = MemoryMethod.TRACKED, **more: object) -> Task:
         """To send this VE."""
@@ -98,7 +118,7 @@ async def test_rounds_and_seal(hosts: Hosts, ve: Ve, churn: Path, tmp_path: Path
 
 
 async def test_sender_killed(hosts: Hosts, ve: Ve, churn: Path) -> None:
-    """The VE runs on without tracking, and the keeper has given everything back and takes the next stream."""
+    """The VE runs on without tracking, and the keeper gives back what came when the next sender begins."""
     init = ve.start(str(churn), "calm", "1", "x")
     sender = await MemorySender.start(hosts.task(ve))
     await sender.round()
@@ -109,15 +129,102 @@ async def test_sender_killed(hosts: Hosts, ve: Ve, churn: Path) -> None:
         await sender.round()
 
     assert caught.value.fault.code is FaultCode.PEER_LOST
+    with pytest.raises(NotSendable, match="has ended"):
+        await sender.resume(hosts.stream, ())
     await sender.end()
-    state = await hosts.phase(Phase.EMPTY)
-    assert (state.held_bytes, state.why) == (0, "the stream ended before it was complete")
+    state = await hosts.phase(Phase.INTERRUPTED)
+    assert state.why == "the stream ended before it was complete"
+    assert state.held_bytes > 1500 * PAGE_BYTES
     assert not tracked(init.pid)
     assert init.poll() is None
-    again = await MemorySender.start(hosts.task(ve))
+    again = await MemorySender.start(replace(hosts.task(ve), stream=hosts.stream_named("another")))
     assert (await again.round()).pages > 1500
+    assert (await hosts.phase(Phase.RECEIVING)).held_bytes < 1.5 * state.held_bytes
     await again.end()
     await hosts.keeper.end()
+
+
+async def test_goes_on(hosts: Hosts, ve: Ve, churn: Path, tmp_path: Path) -> None:
+    """After its line was killed in a round, the sender goes on over another: what had come is not sent again, and it is sealed."""
+    init = ve.start(str(churn), "calm", "1", "x")
+    sender = await MemorySender.start(replace(hosts.task(ve, rate_bytes_per_s=5e6), stream=hosts.fragile))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broken, sender)
+        while (state := await hosts.keeper.state()) is None or state.held_bytes < 1000 * PAGE_BYTES:
+            await trio.sleep(0.001)
+        os.kill(line_of(sender), signal.SIGKILL)
+    await hosts.phase(Phase.INTERRUPTED)
+    assert tracked(init.pid)
+
+    await sender.resume(hosts.stream, ())
+    await sender.limit(None)
+    following = await sender.round()
+    ve.freeze()
+    await sender.look(tmp_path)
+    _, seal = await sender.sent()
+    state = await hosts.phase(Phase.SEALED)
+    await sender.end()
+    ve.thaw()
+
+    assert following.pages * PAGE_BYTES < following.content_bytes - 500 * PAGE_BYTES
+    assert state.seal == seal
+    assert not tracked(init.pid)
+    await hosts.keeper.end()
+
+
+async def test_goes_on_although_the_old_line_is_silent(hosts: Hosts) -> None:
+    """A line that died without a word does not hold up the next, and what had come over it is kept and counted."""
+    silent = piped(hosts.stream)
+    assert silent.stdin is not None
+    spread = Spread(silent.stdin.fileno())
+    for page in range(1, 4):
+        extent = (page * PAGE_BYTES, (page + 1) * PAGE_BYTES)
+        write_frame(spread.write, frames.Kind.PAGES, 1, [extent], os.urandom(PAGE_BYTES))
+    silent.stdin.write(b"half a")
+    silent.stdin.flush()
+    await held(hosts, 3 * PAGE_BYTES)
+
+    following = piped(hosts.stream)
+    assert following.stdin is not None
+    write_frame(Spread(following.stdin.fileno()).write, frames.Kind.RESUME)
+    answer = await trio.to_thread.run_sync(FrameReader(reader(following)).next)
+
+    assert answer is not None
+    assert int.from_bytes(answer.payload, "big") == 3
+    await ends(silent)
+    await held(hosts, 3 * PAGE_BYTES)
+    await ends(following)
+    await hosts.keeper.end()
+
+
+async def test_what_came_is_lost(hosts: Hosts, ve: Ve, churn: Path) -> None:
+    """A keeper that has not what it had is found out: the sender says so, and ends, and the VE is left alone."""
+    init = ve.start(str(churn), "calm", "1", "x")
+    sender = await MemorySender.start(hosts.task(ve))
+    await sender.round()
+    await hosts.keeper.start(CAP)
+    with pytest.raises(FaultError):
+        await sender.round()
+
+    with pytest.raises(NotSendable, match="does not hold any more"):
+        await sender.resume(hosts.stream, ())
+
+    assert not tracked(init.pid)
+    await sender.end()
+    await hosts.keeper.end()
+
+
+async def broken(sender: MemorySender) -> None:
+    """A round that fails because its stream broke."""
+    with pytest.raises(FaultError) as caught:
+        await sender.round()
+    assert caught.value.fault.code is FaultCode.PEER_LOST
+
+
+def line_of(sender: MemorySender) -> int:
+    """The process of its line."""
+    pid = sender._lines.process.pid
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 async def test_keeper_gone(hosts: Hosts, ve: Ve, churn: Path) -> None:
@@ -184,6 +291,19 @@ async def test_serves_only_what_is_sealed(hosts: Hosts, ve: Ve, churn: Path, tmp
     assert caught.value.fault.code is FaultCode.CORRUPT
     await sender.end()
     await hosts.keeper.end()
+
+
+def reader(program: "subprocess.Popen[bytes]") -> ReadInto:
+    """Of what it says."""
+    assert program.stdout is not None
+    return streams.reader(program.stdout.fileno())
+
+
+async def held(hosts: Hosts, held_bytes: int) -> None:
+    """Returns when the keeper holds this."""
+    with trio.fail_after(20):
+        while (state := await hosts.keeper.state()) is None or state.held_bytes != held_bytes:
+            await trio.sleep(0.01)
 
 
 @contextmanager
