@@ -6,7 +6,6 @@ Rule: this file knows how, never whether; what is opened for a migration is clos
 import contextlib
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -18,14 +17,12 @@ from agents.handover.vocabulary import Act, PeerOrder
 from agents.peer import Peer
 from agents.transfer import channel
 from agents.transfer.channel import Channel
-from agents.transfer.file_copy import COMPRESSED_NOTE, FileCopy
+from agents.transfer.file_copy import FileCopy
 from agents.transfer.image_sending import ImageSender
 from agents.transfer.memory import moving
 from agents.transfer.memory.handles import NotSendable
 from agents.transfer.memory.moving import LeavingMemory, Lending
-from agents.transfer.memory.port import RoundStats
-from agents.transfer.shares import Shares
-from agents.transfer.survey import survey
+from agents.transfer.rounds import Round
 from migrator.wire.facts import Claim, MemoryMethod, Mode, Record, Standing, VeState
 from migrator.wire.faults import FaultCode, FaultError, fault_error
 from migrator.wire.messages import (
@@ -56,10 +53,8 @@ PEER_PARTS: dict[type[PeerOrder], str] = {
 }
 """What the report calls the time spent waiting for the other agent."""
 IN_BLACKOUT = frozenset({Act.FREEZE, Act.DUMP, Act.SEND})
-BROKE = "the line to the target broke while files and memory were copied; copying went on with what had come"
 RESUME_AFTER_S = 2.0
 """So long a line that broke gets before it is used again."""
-SHARE_AGAIN_S = 0.5
 SOON_LIMIT_S = 0.5
 """Longer than a dump of a small VE takes, and no reason to wait when the target does not answer."""
 
@@ -134,7 +129,6 @@ class Leaving:
     async def _copy(self, order: PreCopy, record: Record) -> Copied:
         """One round while the VE runs. The first opens the channel and greets the other agent; after any of them what takes the
         images is ready on the target."""
-        began_s = trio.current_time()
         anew, self._broken = self._broken, True
         if anew:
             await trio.sleep(RESUME_AFTER_S)
@@ -147,39 +141,13 @@ class Leaving:
         if order.round == 1 and order.compress:
             its_name = record.peer_ve or record.ve
             self._line_bytes_per_s = await self._peer_of(order.migration).line_bytes_per_s(order.migration, its_name)
-        memory: list[RoundStats | None] = []
-        shares = Shares(order.bandwidth_bytes_per_s, self._memory is not None)
-
-        async def memory_round() -> None:
-            assert self._memory is not None
-            memory.append(await self._memory.round(shares.memory_bytes_per_s, self._tell_memory))
-
-        async with trio.open_nursery() as nursery:
-            if self._memory is not None:
-                nursery.start_soon(memory_round)
-            async with trio.open_nursery() as beside:
-                beside.start_soon(self._share, shares)
-                sent = await self._file_round(order, shares)
-                beside.cancel_scope.cancel()
-            files_s = trio.current_time() - began_s
-            shares.files_take(0)
-            await self._limit_memory(shares)
+        assert self._files is not None
+        copied = await Round(order, self._files, self._memory, self.listener).run(self._line_bytes_per_s, anew=anew)
         self._broken = False
-        copied = Copied(order.round, trio.current_time() - began_s, sent, files_s, anew=anew)
         if record.mode is Mode.LIVE:
             self._image_sender().wait()
             await self._ahead(record)
-        return self._with_memory(copied, memory[0] if memory else None)
-
-    async def _share(self, shares: Shares) -> None:
-        """While files move: the memory may take what they leave."""
-        while True:
-            await trio.sleep(SHARE_AGAIN_S)
-            await self._limit_memory(shares)
-
-    async def _limit_memory(self, shares: Shares) -> None:
-        if self._memory is not None and shares.total_bytes_per_s:
-            await self._memory.limit(shares.memory_bytes_per_s)
+        return copied
 
     async def _ahead(self, record: Record) -> None:
         """What dumps the VE, and at the target what restores it, is started now and waits: in the blackout it would take longer
@@ -191,9 +159,6 @@ class Leaving:
             await self._memory.ahead(images)
             early = {path.name: path.read_bytes() for path in images.iterdir()}
             await self._peer_of(record.migration).ask(PeerExpect(record.migration, its_name, early))
-
-    def _tell_memory(self, done_bytes: int, total_bytes: int) -> None:
-        self.listener(Progress("memory", done_bytes, max(done_bytes, total_bytes)))
 
     async def _open(self, order: PreCopy, *, anew: bool) -> None:
         """The channel, and what copies over it; `anew`: memory goes on with what has come, and files always do."""
@@ -216,43 +181,6 @@ class Leaving:
                 order.compare_bytes,
                 compress=order.compress,
             )
-
-    async def _file_round(self, order: PreCopy, shares: Shares) -> int:
-        assert self._files is not None
-        total = await self._survey(self._files, order) if order.round == 1 else 0
-
-        def moved(done_bytes: int, bytes_per_s: float) -> None:
-            shares.files_take(bytes_per_s)
-            self.listener(Progress("files", done_bytes, max(total, done_bytes), bytes_per_s))
-
-        return await self._files.round(bandwidth_bytes_per_s=shares.files_bytes_per_s, moved=moved)
-
-    async def _survey(self, files: FileCopy, order: PreCopy) -> int:
-        """How many bytes there are to be copied; and whether to compress them."""
-        found = await trio.to_thread.run_sync(survey, files.trees)
-        line = min(self._line_bytes_per_s, order.bandwidth_bytes_per_s or self._line_bytes_per_s)
-        files.compressed = order.compress and found.compression_pays(line)
-        return found.total_bytes
-
-    def _with_memory(self, copied: Copied, memory: RoundStats | None) -> Copied:
-        assert self._files is not None
-        told = (self._memory.begun_again, self._memory.why_not) if self._memory is not None else ()
-        broke = (BROKE,) if copied.anew else ()
-        compressed = (COMPRESSED_NOTE,) if self._files.compressed and copied.file_bytes else ()
-        copied = replace(
-            copied,
-            notes=(*broke, *compressed, *self._files.notes, *(memory.notes if memory else ()), *filter(None, told)),
-        )
-        if memory is None or self._memory is None:
-            return copied
-        rate = memory.dirty_bytes_per_s
-        return replace(
-            copied,
-            memory_bytes=memory.wire_bytes,
-            memory_s=memory.duration_s,
-            dirty_bytes_per_s=-1.0 if rate is None else rate,
-            memory_method=self._memory.method,
-        )
 
     async def _freeze(self, record: Record) -> None:
         if record.mode is Mode.LIVE:

@@ -75,7 +75,7 @@ def predict(
     elif last.dirty_bytes_per_s < 0:
         rest = min(memory_bytes, last.memory_bytes)
     else:
-        rest = min(memory_bytes, int(last.dirty_bytes_per_s * max(last.duration_s, FIXED_S)))
+        rest = min(memory_bytes, int(last.dirty_bytes_per_s * max(last.since_memory_s, FIXED_S)))
     if mode is Mode.STOP_COPY:
         files_s = last.file_s if last is not None else FIXED_S
         return Prediction(STOP_S + files_s + START_S, 0, rate, {"stop": STOP_S, "files": files_s, "start": START_S})

@@ -403,7 +403,9 @@ class Copied:
     memory_method: MemoryMethod = MemoryMethod.DUMP
     notes: tuple[str, ...] = ()
     anew: bool = False
-    """The line had broken: files that had come were kept, memory was sent from its beginning; no earlier round counts."""
+    """The line had broken, and what had come was kept; no earlier round counts."""
+    since_memory_s: float = 0.0
+    """From the last look at what was written to memory until the end of the round."""
 
 
 @dataclass(frozen=True, slots=True)

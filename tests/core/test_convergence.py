@@ -39,8 +39,16 @@ def test_the_hosts_undo_a_stop_copy_later() -> None:
     assert limit_s(Mode.STOP_COPY, predicted) > 60 + predicted.blackout_s
 
 
+def test_what_is_left_is_what_was_written_since_memory_was_looked_at() -> None:
+    """However long the round was: memory that was looked at late in it has little to send."""
+    long = Copied(2, 30.0, 0, 30.0, 10**8, 1.0, 20e6, MemoryMethod.TRACKED, since_memory_s=0.5)
+
+    assert predict([long], 10**9, LINE).rest_bytes == 10**7
+    assert predict([replace(long, since_memory_s=30.0)], 10**9, LINE).rest_bytes == 6 * 10**8
+
+
 def test_a_broken_line_begins_the_count_again() -> None:
-    """What was measured before the line broke does not decide: memory was sent from its beginning, and once more it pays."""
+    """What was measured before the line broke does not decide: the round after it brought what was left, and once more it pays."""
     tracked = MemoryMethod.TRACKED
     moved = Copied(1, 4.0, 10**8, 1.0, 10**9, 4.0, memory_method=tracked)
     again = Copied(2, 0.5, 0, 0.1, 10**7, 0.4, 10**6, tracked)
