@@ -73,6 +73,8 @@ class Leaving:
         self._blackout = Blackout()
         self._line_bytes_per_s = 0.0
         """As measured before the first round, if there is to be compression where it pays."""
+        self._begun = False
+        """Files have gone to this target before."""
         self._broken = False
         """A round has not come to its end: what it used may have ended."""
         self.round: PreCopy | None = None
@@ -162,13 +164,17 @@ class Leaving:
 
     async def _open(self, order: PreCopy, *, anew: bool) -> None:
         """The channel, and what copies over it; `anew`: memory goes on with what has come, and files always do."""
-        await self._close_files()
         if not anew:
+            await self._close_files()
             await self._close_memory()
         self._close_images()
         await self._close_channel()
         self._channel = channel.open_to(order.migration, order.address, order.port, order.host_keys)
-        self._files = FileCopy(self._channel, self._engine.trees(self._ve), order.places)
+        if self._files is not None:
+            await self._files.go_on(self._channel)
+        else:
+            fresh, self._begun = order.round == 1 and not self._begun, True
+            self._files = FileCopy(self._channel, self._engine.trees(self._ve), order.places, fresh)
         ahead = order.memory_method is not MemoryMethod.DUMP
         if self._memory is not None:
             self._memory.go_on(self._channel)
@@ -329,7 +335,7 @@ class Leaving:
         # An earlier process of this agent may have opened it.
         self._channel = self._channel or channel.known(migration)
         await self._close_channel()
-        self._broken = False
+        self._begun = self._broken = False
         moving.forget(migration)
         channel.remove_key(migration)
         shutil.rmtree(places.images(migration), ignore_errors=True)

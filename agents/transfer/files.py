@@ -1,15 +1,15 @@
 """Files from host to host by rsync over the migration's SSH channel.
 
-Rule: everything a VE can see of a file moves with it: hard links, ACLs, xattrs, numeric ids, holes, device nodes, times. A file of
-which only a part came is never in its place; the part is kept aside, and used by the next pass. A pass over a list looks at the
-paths of the list and nothing else; a directory listed with a slash at its end is compared name by name, so that what is gone from
-it is removed at the target.
+Rule: everything a VE can see of a file moves with it: hard links, ACLs, xattrs, numeric ids, holes, device nodes, times. A pass
+over a list looks at the paths of the list and nothing else. A file of which only a part came is not in its place, the part is kept
+aside and used by the next pass; one that was written in place in part has not the time of the source's, and is known by that.
 """
 
 import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
 import trio
@@ -20,15 +20,48 @@ from agents.shell import failed
 from agents.transfer.channel import Channel
 from migrator.wire.faults import FaultCode, FaultError
 
-VANISHED = frozenset({23, 24})
-"""rsync's status when files went away while it read: normal as long as the VE runs (23: one that was listed)."""
+PARTIAL = 23
+"""rsync's status when something was not copied."""
+VANISHED = frozenset({PARTIAL, 24})
+"""Its status when files went away, or changed, while it read: normal as long as the VE runs."""
+WHILE_IT_RUNS = re.compile(
+    r"rsync warning: |(file|directory) has vanished: "
+    r"|rsync: (\[sender\] )?[^\[].*(No such file or directory \(2\)|No data available \(61\))"
+    r"|WARNING: .* failed verification -- update (retained|discarded|put into partial-dir)"
+)
+"""What it says of files that the VE removes, shortens or writes to while they are read: each is listed for the next pass."""
 BROKEN = frozenset({10, 12, 30, 35, 255})
 """rsync's status when the line, or the other end, has gone: socket, protocol stream, time-outs, ssh itself."""
-EXACTLY = ["-lptgoDHAXS", "--numeric-ids", "--modify-window=-1", "--force", "--one-file-system", "--stats"]
+EXACTLY = ["-lptgoDHAX", "--numeric-ids", "--modify-window=-1", "--one-file-system", "--stats"]
 """`--modify-window=-1` compares times to the nanosecond; by default rsync takes a file of the same size that was changed
 again within the second of its last copy for unchanged."""
-WHOLE = [*EXACTLY, "--recursive", "--delete"]
-LISTED = [*EXACTLY, "--dirs", "--delete", "--files-from=-", "--from0"]
+LIST = ["--dirs", "--files-from=-", "--from0"]
+
+
+class Kind(StrEnum):
+    """What a pass looks at, and how it writes."""
+
+    WHOLE = "whole"
+    """Everything; what changed is written beside the old file, and takes its place when it is complete."""
+    CHANGED = "changed"
+    """The same for the paths of a list, whatever their sizes and times are. What is gone is removed, and all that is too much in a
+    directory that is listed with a slash at its end."""
+    IN_PLACE = "in-place"
+    """The same, but written over as they lie there: no new file, no rename, which a file system may write to its disk at once. Only
+    for files without holes that have no other name on either side."""
+    KEPT = "kept"
+    """Files of a list; what has the same size and time is the same."""
+    ROOT = "root"
+    """The directory itself, and nothing in it: the path that rsync takes for it stands for all that is in it."""
+
+
+OPTIONS = {
+    Kind.WHOLE: [*EXACTLY, "--sparse", "--force", "--recursive", "--delete"],
+    Kind.CHANGED: [*EXACTLY, "--sparse", "--force", *LIST, "--ignore-times", "--delete", "--delete-missing-args"],
+    Kind.IN_PLACE: [*EXACTLY, "--inplace", *LIST, "--ignore-times"],
+    Kind.KEPT: [*EXACTLY, "--sparse", *LIST],
+    Kind.ROOT: [*EXACTLY, *LIST, "--exclude=/*"],
+}
 COMPRESSED = ["--compress", "--compress-level=1"]
 """By the best that both ends know (zstd since rsync 3.2); the quickest level of each."""
 PASS_LIMIT_S = 24 * 3600.0
@@ -48,14 +81,18 @@ class Pass:
     """0: no limit."""
     compressed: bool = False
 
-    def argv(self, *, listed: bool) -> list[str]:
-        """Argument list; a listed pass reads its paths, each ended by a zero byte, from standard input."""
+    def argv(self, kind: Kind) -> list[str]:
+        """Argument list; all but a whole pass read paths, each ended by a zero byte, from standard input."""
+        aside = (
+            [f"--partial-dir={places.partial(self.place, self.channel.migration)}"] if kind is not Kind.IN_PLACE else []
+        )
         limit = [f"--bwlimit={max(1, self.bandwidth_bytes_per_s // 1024)}"] if self.bandwidth_bytes_per_s else []
         return [
             "rsync",
-            *(LISTED if listed else [*WHOLE, "--info=progress2"]),
+            *OPTIONS[kind],
+            *(["--info=progress2"] if kind is Kind.WHOLE else ()),
             *limit,
-            f"--partial-dir={places.partial(self.place, self.channel.migration)}",
+            *aside,
             *(COMPRESSED if self.compressed else ()),
             *(f"--exclude={path}" for path in self.tree.excluded),
             "-e",
@@ -65,9 +102,18 @@ class Pass:
         ]
 
 
-async def copy_all(one: Pass, *, running: bool, moved: Moved = lambda _bytes, _rate: None) -> int:
-    """A pass over the whole tree; bytes sent. Raises FaultError(TOOL_FAILED, NO_SPACE; PEER_LOST: the line broke)."""
-    ran = await shell.run(one.argv(listed=False), limit_s=PASS_LIMIT_S, env={"LC_ALL": "C"}, hear=_hearing(moved))
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A pass that ended."""
+
+    bytes: int
+    left_behind: str = ""
+    """What rsync said of something that it could not copy, and that no later list will speak of; empty: there was nothing."""
+
+
+async def copy_all(one: Pass, *, running: bool, moved: Moved = lambda _bytes, _rate: None) -> Sent:
+    """A pass over the whole tree. Raises FaultError(TOOL_FAILED, NO_SPACE; PEER_LOST: the line broke)."""
+    ran = await shell.run(one.argv(Kind.WHOLE), limit_s=PASS_LIMIT_S, env={"LC_ALL": "C"}, hear=_hearing(moved))
     return _sent(ran, running=running)
 
 
@@ -89,13 +135,13 @@ class WaitingPass:
         self._process, self._one = process, one
 
     @classmethod
-    async def start(cls, one: Pass) -> "WaitingPass":
+    async def start(cls, one: Pass, kind: Kind) -> "WaitingPass":
         """Start both ends; nothing is looked at yet."""
-        argv = one.argv(listed=True)
+        argv = one.argv(kind)
         return cls(await shell.start(argv, env={"LC_ALL": "C"}), one)
 
-    async def run(self, paths: bytes, *, running: bool) -> int:
-        """The pass over `paths`; bytes sent. Raises FaultError as `copy_all` does."""
+    async def run(self, paths: bytes, *, running: bool) -> Sent:
+        """The pass over `paths`. Raises FaultError as `copy_all` does."""
         ran = await shell.finish(self._process, paths, limit_s=PASS_LIMIT_S)
         return _sent(ran, running=running)
 
@@ -106,10 +152,17 @@ class WaitingPass:
             await self._process.wait()
 
 
-def _sent(ran: shell.Ran, *, running: bool) -> int:
+def _reasons(said: str) -> list[str]:
+    """What rsync said before its summary."""
+    return [line for line in said.splitlines() if line.strip() and not line.startswith("rsync error: ")]
+
+
+def _sent(ran: shell.Ran, *, running: bool) -> Sent:
     if not ran.ok and not (running and ran.status in VANISHED):
-        fault = failed(ran, "copy files").fault
+        fault = failed(ran, "copy files", "\n".join(_reasons(ran.stderr))).fault
         lost = ran.status in BROKEN and fault.code is not FaultCode.NO_SPACE
         raise FaultError(replace(fault, code=FaultCode.PEER_LOST) if lost else fault)
-    sent = re.search(r"Total bytes sent: ([\d,]+)", ran.stdout)
-    return int(sent.group(1).replace(",", "")) if sent else 0
+    found = re.search(r"Total bytes sent: ([\d,]+)", ran.stdout)
+    sent_bytes = int(found.group(1).replace(",", "")) if found else 0
+    unexplained = [line for line in _reasons(ran.stderr) if not WHILE_IT_RUNS.match(line)]
+    return Sent(sent_bytes, unexplained[0] if ran.status == PARTIAL and unexplained else "")

@@ -2,7 +2,8 @@
 
 A process of its own, since a busy file system tells more than the agent's loop should have to read. Conversation on its
 standard input and output: a line of JSON {"pids": [...]} asks for what changed since the last time; the answer is a line
-of JSON {"bytes", "count", "scan"} and so many bytes of paths, relative to the root, each ended by a zero byte.
+of JSON {"bytes": [...], "scan"} and for each of the three kinds so many bytes of paths, relative to the root, each ended by a zero
+byte (`Changed`).
 """
 
 import json
@@ -17,10 +18,12 @@ from pathlib import Path
 import trio
 
 from agents.transfer.changes.fanotify import CannotWatch, Watch
-from agents.transfer.changes.listing import Names, held_open, listing
+from agents.transfer.changes.listing import Names, add_held_open, below, listing, sorted_out
 
 ANSWER_LIMIT_S = 60.0
 START_LIMIT_S = 600.0
+SIFTED_AT = 512
+"""So many changes that may have nothing to do with the tree are not worth a look yet: they cost some milliseconds when asked."""
 
 
 def main(root_path: str) -> None:
@@ -44,27 +47,44 @@ def _turn(watch: Watch, root: bytes, names: Names) -> bool:
     if watch.fd in ready:
         watch.read()
     if 0 not in ready:
+        if watch.fresh > SIFTED_AT:
+            watch.sift(lambda path: below(root, path) is not None, names.is_known)
         return True
     line = sys.stdin.buffer.readline()
     if not line:
         return False
     found = listing(watch, root, names, watch.take())
-    found.paths |= held_open(root, names, json.loads(line)["pids"])
-    data = b"".join(path + b"\0" for path in sorted(found.paths))
+    add_held_open(found, root, names, json.loads(line)["pids"])
+    lists = sorted_out(found, root, names)
+    data = [b"".join(path + b"\0" for path in each) for each in (lists.changed, lists.in_place, lists.kept)]
     scan = found.scan or ("" if names.complete else "there are more files than are kept track of")
-    head = json.dumps({"bytes": len(data), "count": len(found.paths), "scan": scan})
-    sys.stdout.buffer.write(head.encode() + b"\n" + data)
+    head = json.dumps({"bytes": [len(each) for each in data], "scan": scan})
+    sys.stdout.buffer.write(head.encode() + b"\n" + b"".join(data))
     sys.stdout.buffer.flush()
     return True
 
 
+Paths = frozenset[bytes]
+NO_PATHS: Paths = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What changed since the last time. `scan`: why a whole pass is needed instead; empty: the list is complete."""
+    """What changed since the last time, as relative paths; none is in two sets."""
 
-    paths: bytes
-    count: int
-    scan: str
+    changed: Paths = NO_PATHS
+    """Gone, or to be sent whatever size and time say."""
+    in_place: Paths = NO_PATHS
+    """The same, and may be written over as they lie at the target."""
+    kept: Paths = NO_PATHS
+    """Were not written to: to be sent if size or time differ, and else given their attributes."""
+    scan: str = ""
+    """Why a whole pass is needed instead; empty: these are all."""
+
+    def and_then(self, later: "Changed") -> "Changed":
+        """Both; of what was to be done in place before nobody knows whether it still may be."""
+        changed = self.changed | self.in_place | self.kept | later.changed
+        return Changed(changed, later.in_place - changed, later.kept - changed, self.scan or later.scan)
 
 
 class Watcher:
@@ -90,16 +110,17 @@ class Watcher:
     async def take(self, pids: Sequence[int] = ()) -> Changed:
         """What changed; files that `pids` have open for writing are always among it."""
         if self._refused:
-            return Changed(b"", 0, self._refused)
+            return Changed(scan=self._refused)
         assert self._process.stdin is not None
         try:
             with trio.fail_after(ANSWER_LIMIT_S):
                 await self._process.stdin.send_all(json.dumps({"pids": list(pids)}).encode() + b"\n")
                 head = json.loads(await self._line())
-                return Changed(await self._exactly(head["bytes"]), head["count"], head["scan"])
+                changed, in_place, kept = [await self._paths(each) for each in head["bytes"]]
+                return Changed(changed, in_place, kept, head["scan"])
         except (trio.TooSlowError, trio.BrokenResourceError, EOFError, ValueError) as error:
             self._refused = f"the watcher ended: {error!r}"
-            return Changed(b"", 0, self._refused)
+            return Changed(scan=self._refused)
 
     async def close(self) -> None:
         """Stop watching."""
@@ -114,12 +135,12 @@ class Watcher:
         self._buffer = bytearray(rest)
         return line
 
-    async def _exactly(self, count: int) -> bytes:
+    async def _paths(self, count: int) -> Paths:
         while len(self._buffer) < count:
             await self._more()
         data = bytes(self._buffer[:count])
         del self._buffer[:count]
-        return data
+        return frozenset(data.split(b"\0")[:-1])
 
     async def _more(self) -> None:
         assert self._process.stdout is not None

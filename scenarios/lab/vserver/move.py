@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agents.engines.port import Coming, Tree
-from agents.transfer.files import EXACTLY, VANISHED
+from agents.transfer.files import OPTIONS, VANISHED, Kind
 from migrator.wire.facts import Mode, Objection, VeFacts
 from scenarios.lab.acts import Acts
 from scenarios.lab.hosts import Host
@@ -69,7 +69,7 @@ class Move:
                 excluded = [f"--exclude={path}" for path in tree.excluded]
                 source = f"{self.source.path(str(tree.path))}/"
                 into = ["-e", shlex.join(self.target.argv(SHELL)), f"env:{self.places[tree.name].path}/"]
-                argv = ["rsync", *EXACTLY, "--recursive", "--delete", *excluded, source, *into]
+                argv = ["rsync", *OPTIONS[Kind.WHOLE], *excluded, source, *into]
                 ran = run(argv, check=False)
                 if ran.returncode and not (running and ran.returncode in VANISHED):
                     raise ProgramError(argv, ran.returncode, ran.stderr or ran.stdout)

@@ -1,18 +1,20 @@
 """What the watcher lists is enough: a pass over its list alone makes the copy equal to the tree, whatever happened."""
 
+import mmap
 import os
 import random
 import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import pytest
 
-from agents.transfer.changes.watcher import Watcher
-from agents.transfer.files import LISTED, WHOLE
+from agents.transfer.changes.fanotify import Watch
+from agents.transfer.changes.watcher import SIFTED_AT, Changed, Watcher
+from agents.transfer.files import OPTIONS, Kind
 from scenarios.lab import root as lab_root
 
 pytestmark = pytest.mark.lab  # it asks the kernel for every change on a file system: root only
@@ -83,71 +85,149 @@ def pick(chance: random.Random, root: Path, good: Callable[[Path], bool]) -> Pat
     return chance.choice(paths) if paths else None
 
 
-def change(chance: random.Random, root: Path) -> None:
-    """One thing that can happen in a file system."""
+def change(chance: random.Random, root: Path, elsewhere: Path) -> None:
+    """One thing that can happen in a file system, of which the root is a part and another directory as well."""
     file = pick(chance, root, lambda path: path.is_file() and not path.is_symlink())
     directory = pick(chance, root, lambda path: path.is_dir() and not path.is_symlink()) or root
     fresh = directory / f"new{chance.randrange(10**9)}"
-    match chance.randrange(14):
-        case 0:
-            fresh.write_bytes(chance.randbytes(chance.randrange(5000)))
-        case 1 if file:
-            with file.open("r+b") as open_file:
-                open_file.seek(chance.randrange(50))
-                open_file.write(b"changed")
-        case 2 if file:
-            os.truncate(file, chance.randrange(50))
-        case 3 if file:
-            file.rename(fresh)
-        case 4 if directory != root:
-            directory.rename(root / fresh.name)
-        case 5 if file:
-            file.unlink()
-        case 6 if directory != root and chance.random() < 0.3:
+    kind = chance.randrange(23)
+    if kind < 6:
+        change_directory(chance, kind, directory, root, elsewhere)
+    elif file is None or kind < 10:
+        make(chance, kind, fresh, elsewhere)
+    elif kind < 15:
+        change_names(chance, kind, file, fresh, elsewhere)
+    else:
+        change_file(chance, kind, file, fresh)
+
+
+def change_directory(chance: random.Random, kind: int, directory: Path, root: Path, elsewhere: Path) -> None:
+    """Something happens to a directory; to the root itself only what can."""
+    aside = elsewhere / f"aside{chance.randrange(10**9)}"
+    other = pick(chance, root, lambda path: path.is_dir() and not path.is_symlink()) or root
+    match kind:
+        case 0 if directory != root:
+            directory.rename(root / aside.name)
+        case 1 if directory != root and chance.random() < 0.3:
             shutil.rmtree(directory)
-        case 7 if file:
-            os.link(file, fresh)
-        case 8:
+        case 2 if directory != root and chance.random() < 0.3:
+            directory.rename(aside)
+        case 3 if directory != root:  # out and in again, and not as it was
+            directory.rename(aside)
+            for path in aside.iterdir():
+                if not path.is_dir() or path.is_symlink():
+                    path.unlink()
+            (aside / aside.name).touch()
+            aside.rename(directory)
+        case 4 if directory not in (other, *other.parents) and other not in directory.parents:
+            directory.rename(aside)  # each has the other's name
+            other.rename(directory)
+            aside.rename(other)
+        case _:
+            directory.chmod(chance.choice((0o700, 0o755)))
+
+
+def make(chance: random.Random, kind: int, fresh: Path, elsewhere: Path) -> None:
+    """Something comes."""
+    away = pick(chance, elsewhere, lambda path: True)
+    match kind:
+        case 6:
             fresh.symlink_to("somewhere")
-        case 9 if file:
-            file.chmod(chance.choice((0o600, 0o644, 0o755)))
-        case 10 if file:
-            os.chown(file, chance.randrange(1000), chance.randrange(1000))
-        case 11 if file:
-            os.setxattr(file, "user.note", chance.randbytes(5))
-        case 12:
+        case 7:
             (fresh / "deep/er").mkdir(parents=True)
             (fresh / "deep/er/file").write_text("in a new directory")
-        case 13 if file:
-            file.unlink()
-            file.mkdir()
+        case 8 if away:
+            away.rename(fresh)
         case _:
             os.mkfifo(fresh)
 
 
-def copy(tree: Path, place: Path, listed: bytes | None) -> None:
+def change_names(chance: random.Random, kind: int, file: Path, fresh: Path, elsewhere: Path) -> None:
+    """A file gets another name, loses one, or gives it to another file."""
+    match kind:
+        case 10:
+            file.rename(fresh)
+        case 11:
+            file.unlink()
+            if chance.random() < 0.3:
+                file.mkdir()
+        case 12:
+            os.link(file, fresh if chance.random() < 0.5 else elsewhere / fresh.name)
+        case 13:
+            shutil.copy2(file, fresh)  # a file of its own from now on, with the time and the size that it had
+            fresh.rename(file)
+        case _:
+            away = pick(chance, elsewhere, lambda path: path.is_file() and not path.is_symlink()) or file
+            away.write_bytes(chance.randbytes(50))
+            if chance.random() < 0.5:
+                away.unlink()
+
+
+def change_file(chance: random.Random, kind: int, file: Path, fresh: Path) -> None:
+    """A file becomes another, under its name."""
+    match kind:
+        case 15:
+            fresh.write_bytes(chance.randbytes(chance.randrange(5000)))
+        case 16:
+            os.truncate(file, chance.randrange(50))
+        case 17:
+            file.chmod(chance.choice((0o600, 0o644, 0o755)))
+        case 18:
+            os.chown(file, chance.randrange(1000), chance.randrange(1000))
+        case 19:
+            os.setxattr(file, "user.note", chance.randbytes(5))
+        case 20:
+            os.utime(file, ns=(chance.randrange(10), chance.randrange(10)))
+        case _:
+            with file.open("r+b") as open_file:
+                open_file.seek(chance.randrange(50))
+                open_file.write(b"changed")
+
+
+def make_noise(elsewhere: Path) -> None:
+    """So much happens elsewhere that the watcher sifts what it has seen."""
+    for number in range(SIFTED_AT + 1):
+        (elsewhere / f"noise{number}").touch()
+    for number in range(SIFTED_AT + 1):
+        (elsewhere / f"noise{number}").unlink()
+
+
+def copy(tree: Path, place: Path, kind: Kind, paths: Iterable[bytes] = ()) -> None:
     """One pass as the agent makes it, here from directory to directory."""
-    options = WHOLE if listed is None else LISTED
-    subprocess.run(["rsync", *options, f"{tree}/", f"{place}/"], input=listed or b"", check=True, capture_output=True)
+    argv = ["rsync", *OPTIONS[kind], f"{tree}/", f"{place}/"]
+    subprocess.run(argv, input=b"".join(path + b"\0" for path in paths), check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("seed", range(12))
+def copy_changed(tree: Path, place: Path, changed: Changed) -> None:
+    """The passes for what a watcher told."""
+    if changed.scan:
+        copy(tree, place, Kind.WHOLE)
+    copy(tree, place, Kind.IN_PLACE, changed.in_place)
+    copy(tree, place, Kind.CHANGED, changed.changed - {b"."})
+    copy(tree, place, Kind.KEPT, changed.kept - {b"."})
+    copy(tree, place, Kind.ROOT, [b"."])
+
+
+@pytest.mark.parametrize("seed", range(24))
 async def test_listed_passes_make_the_copy_equal(seed: int, tree: Path, watcher: Watcher, tmp_path: Path) -> None:
     """After rounds of changes, each followed by a pass over the list alone, tree and copy are the same in everything."""
     chance, place = random.Random(seed), tmp_path / "copy"
-    copy(tree, place, None)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    copy(tree, place, Kind.WHOLE)
     for _ in range(ROUNDS):
-        for _ in range(CHANGES):
-            change(chance, tree)
-        changed = await watcher.take()
-        copy(tree, place, None if changed.scan else changed.paths)
+        for _ in range(chance.choice((3, CHANGES))):
+            change(chance, tree, elsewhere)
+            if chance.random() < 0.04:
+                make_noise(elsewhere)
+        copy_changed(tree, place, await watcher.take())
 
     assert differences(contents(tree), contents(place)) == [], f"repeat with: pytest {__file__} -k '[{seed}]'"
 
 
 async def test_quiet_tree_lists_nothing(tree: Path, watcher: Watcher) -> None:
     """What did not change is not listed."""
-    assert (await watcher.take()).count == 0
+    assert await watcher.take() == Changed()
 
 
 async def test_only_what_changed_is_listed(tree: Path, watcher: Watcher) -> None:
@@ -156,8 +236,7 @@ async def test_only_what_changed_is_listed(tree: Path, watcher: Watcher) -> None
 
     changed = await watcher.take()
 
-    assert changed.paths.split(b"\0")[:-1] == [b"d2/e2/f2"]
-    assert changed.scan == ""
+    assert changed == Changed(in_place=frozenset([b"d2/e2/f2"]))
 
 
 async def test_files_open_for_writing_are_always_listed(tree: Path, watcher: Watcher) -> None:
@@ -165,7 +244,77 @@ async def test_files_open_for_writing_are_always_listed(tree: Path, watcher: Wat
     with (tree / "d2/e2/f2").open("ab"):
         changed = await watcher.take([os.getpid()])
 
-    assert b"d2/e2/f2" in changed.paths.split(b"\0")
+    assert b"d2/e2/f2" in changed.in_place
+
+
+async def test_a_large_file_that_is_only_open_is_not_sent_again(tree: Path, watcher: Watcher) -> None:
+    """It is listed as always, but its size and time decide; as they do when only its attributes have changed."""
+    large = tree / "d2/e2/f2"
+    large.write_bytes(bytes(1 << 20))
+    with large.open("ab"):
+        await watcher.take()
+        assert await watcher.take([os.getpid()]) == Changed(kept=frozenset([b"d2/e2/f2"]))
+        large.chmod(0o600)
+        assert await watcher.take() == Changed(kept=frozenset([b"d2/e2/f2"]))
+
+
+async def test_a_write_through_a_mapping_arrives(tree: Path, watcher: Watcher, tmp_path: Path) -> None:
+    """The second write to a page that is dirty already changes neither size nor time of its file, and is no event."""
+    file, place = tree / "d2/e2/f2", tmp_path / "copy"
+    file.write_bytes(bytes(1 << 20))
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 1 << 20) as mapping:
+        mapping[:5] = b"first"
+        copy(tree, place, Kind.WHOLE)
+        copy_changed(tree, place, await watcher.take())
+        before = file.stat()
+        mapping[:6] = b"second"
+        assert file.stat() == before
+
+        copy_changed(tree, place, await watcher.take([os.getpid()]))
+
+        assert (place / "d2/e2/f2").read_bytes()[:6] == b"second"
+
+
+async def test_a_time_that_was_set_back(tree: Path, watcher: Watcher, tmp_path: Path) -> None:
+    """Other content of the same size under the old time arrives, whether written into the file or put in its place."""
+    place, written, replaced = tmp_path / "copy", tree / "d2/e2/f2", tree / "d3/e0/f3"
+    copy(tree, place, Kind.WHOLE)
+    for file in (written, replaced):
+        before = file.stat()
+        target = file if file == written else tree / "aside"
+        target.write_bytes(b"other".ljust(before.st_size))
+        os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
+        target.rename(file)
+
+    copy_changed(tree, place, await watcher.take())
+
+    assert differences(contents(tree), contents(place)) == []
+
+
+def test_what_happens_elsewhere_is_forgotten(tree: Path, tmp_path: Path) -> None:
+    """Of a busy file system only the changes here are kept, and those of files that have a name here, or may have one."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    os.link(tree / "d2/e2/f2", elsewhere / "linked")
+    (elsewhere / "known").touch()
+    known = (elsewhere / "known").stat().st_ino
+    watch = Watch(tree)
+    make_noise(elsewhere)
+    (tree / "d0/e0/f0").write_text("here")
+    (elsewhere / "linked").write_text("there and here")
+    (elsewhere / "known").write_text("had a name here")
+    while watch.read():
+        pass
+    watch.sift(lambda path: path.startswith(os.fsencode(tree)), lambda found: found.st_ino == known)
+
+    assert watch.fresh == 0
+    seen = watch.take()
+    inodes = {found.st_ino for file in seen.files if (found := watch.status(file)) is not None}
+    paths = [(watch.path(directory), name) for directory, name in seen.changes]
+    watch.close()
+    assert [name for path, name in paths if path and path.startswith(os.fsencode(tmp_path))] == [b"f0"]
+    mine = [tree / "d0/e0/f0", tree / "d2/e2/f2", elsewhere / "known"]
+    assert {path.stat().st_ino for path in mine} <= inodes
 
 
 async def test_dead_watcher_asks_for_a_scan(tree: Path, watcher: Watcher) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from migrator.adapters import program
 from scenarios.lab import groups
 from scenarios.lab.fixtures import need_root, own_name
 from tests.agents.transfer.memory.memory_ve import Ve, compiled
@@ -30,11 +29,3 @@ def ve() -> Iterator[Ve]:
 def churn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """See churn.c."""
     return compiled("churn", tmp_path_factory.mktemp("churn"))
-
-
-@pytest.fixture(scope="session")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The agent's program file, as a host gets it."""
-    path = tmp_path_factory.mktemp("agent") / "migrator-agent.pyz"
-    path.write_bytes(program.build()[1])
-    return path
