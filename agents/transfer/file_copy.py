@@ -53,7 +53,7 @@ class FileCopy:
     compressed: bool = False
     """From the next pass on."""
     notes: list[str] = field(default_factory=list)
-    """What an operator should know: why a pass looked at everything although it need not."""
+    """What an operator should know: why a pass looked at everything, or twice, although it need not."""
     _copies: list[_TreeCopy] = field(default_factory=list)
 
     async def round(self, *, bandwidth_bytes_per_s: int = 0, moved: Moved = _unheard) -> int:
@@ -118,7 +118,7 @@ class FileCopy:
 
     async def _last(self, copy: _TreeCopy, one: Pass, pids: Sequence[int]) -> int:
         assert copy.watcher is not None
-        copy.owed = copy.owed.and_then(await copy.watcher.take(pids))
+        copy.owed = copy.owed.and_then(await copy.watcher.take(pids, last=True))
         sent = [await copy_all(one, running=False)] if self._is_scan(copy) else []
 
         async def run(kind: Kind, paths: bytes) -> None:
@@ -147,7 +147,10 @@ class FileCopy:
         return {kind: b"".join(path + b"\0" for path in sorted(paths)) for kind, paths in lists if paths}
 
     async def _watch(self, copy: _TreeCopy) -> None:
-        copy.watcher = copy.watcher or await Watcher.start(copy.tree.path)
+        if copy.watcher is None:
+            copy.watcher = await Watcher.start(copy.tree.path)
+            if copy.watcher.walks:
+                self._note(f"changes below {copy.tree.path} were found by walking through it: {copy.watcher.walks}")
 
     async def _warm(self, copy: _TreeCopy) -> None:
         one = Pass(self.channel, copy.tree, copy.place, compressed=self.compressed)

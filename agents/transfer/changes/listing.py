@@ -140,7 +140,7 @@ def listing(watch: Watch, root: bytes, names: Names, seen: Seen) -> Listing:
                 names.note_shared(found.st_ino)
             if mask & WRITTEN:
                 result.written.add(found.st_ino)
-    _add_links(result, names)
+    add_links(result, names)
     return result
 
 
@@ -158,7 +158,7 @@ def _add(result: Listing, root: bytes, names: Names, path: bytes, mask: int) -> 
         names.note_moved(path)
     found = _status(root, path)
     if found is None:
-        result.paths.add(_first_gone(root, path))
+        result.paths.add(first_gone(root, path))
         return
     result.paths.add(path)
     names.note(found.st_ino, path)
@@ -190,7 +190,7 @@ def _status(root: bytes, path: bytes) -> os.stat_result | None:
         return None
 
 
-def _first_gone(root: bytes, path: bytes) -> bytes:
+def first_gone(root: bytes, path: bytes) -> bytes:
     """The path that is gone, or the directory above it with which it went."""
     while (above := os.path.dirname(path)) and not _is_directory(os.path.join(root, above)):
         path = above
@@ -201,7 +201,7 @@ def _is_directory(path: bytes) -> bool:
     return os.path.isdir(path) and not os.path.islink(path)
 
 
-def _add_links(result: Listing, names: Names) -> None:
+def add_links(result: Listing, names: Names) -> None:
     """Every name of a file that has several; a name by which it was changed may be gone already."""
     for found in result.linked:
         if not stat.S_ISREG(found.st_mode) or not found.st_nlink:

@@ -1,7 +1,7 @@
 """The process that watches one tree of a VE's files: `migrator-agent watch ROOT`; and the agent's end of it.
 
 A process of its own, since a busy file system tells more than the agent's loop should have to read. Conversation on its
-standard input and output: a line of JSON {"pids": [...]} asks for what changed since the last time; the answer is a line
+standard input and output: a line of JSON {"pids": [...], "last"} asks for what changed since the last time; the answer is a line
 of JSON {"bytes": [...], "scan"} and for each of the three kinds so many bytes of paths, relative to the root, each ended by a zero
 byte (`Changed`).
 """
@@ -18,7 +18,8 @@ from pathlib import Path
 import trio
 
 from agents.transfer.changes.fanotify import CannotWatch, Watch
-from agents.transfer.changes.listing import Names, add_held_open, below, listing, sorted_out
+from agents.transfer.changes.listing import Listing, Names, add_held_open, below, listing, sorted_out
+from agents.transfer.changes.scanning import Scan
 
 ANSWER_LIMIT_S = 60.0
 START_LIMIT_S = 600.0
@@ -27,19 +28,27 @@ SIFTED_AT = 512
 
 
 def main(root_path: str) -> None:
-    """The process. Says {"ready": reason why it cannot, or ""} first."""
+    """The process. Says {"ready": why it has to walk the tree each time, or ""} first."""
     root = os.fsencode(os.path.realpath(root_path))
+    names = Names(root)
     try:
         watch = Watch(Path(root_path))
     except CannotWatch as error:
-        print(json.dumps({"ready": str(error)}), flush=True)
+        _scan(root, names, str(error))
         return
-    names = Names(root)
     for _ in names.walk():
         pass  # the kernel keeps what happens meanwhile
     print(json.dumps({"ready": ""}), flush=True)
     while _turn(watch, root, names):
         pass
+
+
+def _scan(root: bytes, names: Names, why: str) -> None:
+    """The kernel tells nothing."""
+    scan = Scan(root, names)
+    print(json.dumps({"ready": why}), flush=True)
+    while line := sys.stdin.buffer.readline():
+        _answer(scan.take(last=json.loads(line)["last"]), json.loads(line)["pids"], root, names)
 
 
 def _turn(watch: Watch, root: bytes, names: Names) -> bool:
@@ -53,15 +62,18 @@ def _turn(watch: Watch, root: bytes, names: Names) -> bool:
     line = sys.stdin.buffer.readline()
     if not line:
         return False
-    found = listing(watch, root, names, watch.take())
-    add_held_open(found, root, names, json.loads(line)["pids"])
+    _answer(listing(watch, root, names, watch.take()), json.loads(line)["pids"], root, names)
+    return True
+
+
+def _answer(found: Listing, pids: Sequence[int], root: bytes, names: Names) -> None:
+    add_held_open(found, root, names, pids)
     lists = sorted_out(found, root, names)
     data = [b"".join(path + b"\0" for path in each) for each in (lists.changed, lists.in_place, lists.kept)]
     scan = found.scan or ("" if names.complete else "there are more files than are kept track of")
     head = json.dumps({"bytes": [len(each) for each in data], "scan": scan})
     sys.stdout.buffer.write(head.encode() + b"\n" + b"".join(data))
     sys.stdout.buffer.flush()
-    return True
 
 
 Paths = frozenset[bytes]
@@ -90,31 +102,34 @@ class Changed:
 class Watcher:
     """The agent's end. Whatever goes wrong with the process asks for a scan, never for trust."""
 
-    def __init__(self, process: trio.Process, refused: str) -> None:
-        self._process, self._refused = process, refused
+    def __init__(self, process: trio.Process) -> None:
+        self._process, self._refused = process, ""
+        self.walks = ""
+        """Why it walks the tree each time; empty: it does not have to."""
         self._buffer = bytearray()
 
     @classmethod
     async def start(cls, root: Path, program: Sequence[str] = ()) -> "Watcher":
-        """Watching when it returns; or refused, which `take` will say. `program` is the agent's, by default this one."""
+        """Watching when it returns, or ready to walk the tree when it is asked; or not there, which `take` will say. `program` is
+        the agent's, by default this one."""
         argv = [*(program or (sys.executable, "-I", sys.argv[0])), "watch", str(root)]
         process = await trio.lowlevel.open_process(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        made = cls(process, "")
+        made = cls(process)
         try:
             with trio.fail_after(START_LIMIT_S):
-                made._refused = json.loads(await made._line())["ready"]
+                made.walks = json.loads(await made._line())["ready"]
         except (trio.TooSlowError, EOFError, ValueError) as error:
             made._refused = f"the watcher did not start: {error!r}"
         return made
 
-    async def take(self, pids: Sequence[int] = ()) -> Changed:
-        """What changed; files that `pids` have open for writing are always among it."""
+    async def take(self, pids: Sequence[int] = (), *, last: bool = False) -> Changed:
+        """What changed; files that `pids` have open for writing are always among it. `last`: nobody writes any more."""
         if self._refused:
             return Changed(scan=self._refused)
         assert self._process.stdin is not None
         try:
             with trio.fail_after(ANSWER_LIMIT_S):
-                await self._process.stdin.send_all(json.dumps({"pids": list(pids)}).encode() + b"\n")
+                await self._process.stdin.send_all(json.dumps({"pids": list(pids), "last": last}).encode() + b"\n")
                 head = json.loads(await self._line())
                 changed, in_place, kept = [await self._paths(each) for each in head["bytes"]]
                 return Changed(changed, in_place, kept, head["scan"])

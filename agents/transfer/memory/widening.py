@@ -113,7 +113,12 @@ class Widener:
         return (f"memory went over {count} connections, because one did not fill the line",) if count > 1 else ()
 
     def end(self) -> None:
-        """Nothing is written any more."""
+        """Nothing is written any more, and no round is under way."""
+        self._kill()
+        with self._turn:  # somebody may have been opening one more
+            self._kill()
+
+    def _kill(self) -> None:
         for program in self._programs:
             program.kill()
             program.wait()

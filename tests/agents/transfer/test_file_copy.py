@@ -48,6 +48,13 @@ def tree(tmp_path: Path) -> Path:
 @pytest.fixture
 async def copy(tree: Path, agent: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FileCopy]:
     """A copy to a target that has nothing yet; it has had a round."""
+    made = await begun(tree, agent, monkeypatch)
+    yield made
+    await made.close()
+
+
+async def begun(tree: Path, agent: Path, monkeypatch: pytest.MonkeyPatch) -> FileCopy:
+    """See `copy`."""
     shell = tree.with_name("shell")
     shell.write_text('#!/bin/sh\nwhile [ "$1" != rsync ]; do shift; done\nexec "$@"\n')
     shell.chmod(0o755)
@@ -56,8 +63,17 @@ async def copy(tree: Path, agent: Path, monkeypatch: pytest.MonkeyPatch) -> Asyn
         Here("m", "192.0.2.1", 22, str(shell)), [Tree("t", tree)], {"t": str(tree.with_name("copy"))}, fresh=True
     )
     await made.round()
-    yield made
-    await made.close()
+    return made
+
+
+@pytest.fixture
+def silent(tree: Path) -> Iterator[Path]:
+    """The tree on a file system of which the kernel does not tell what changes."""
+    subprocess.run(["mount", "-t", "ramfs", "none", tree], check=True)
+    for name in ("one", "two", "three"):
+        (tree / name).write_text(f"{name} as it was")
+    yield tree
+    subprocess.run(["umount", "--lazy", tree], check=True)
 
 
 @contextmanager
@@ -91,6 +107,24 @@ async def test_rounds_and_the_last_pass(tree: Path, copy: FileCopy) -> None:
     assert there(tree, "three").stat().st_ino == inode, "it was not written in place"
     assert sent_bytes < 1000
     assert copy.notes == []
+
+
+async def test_where_the_kernel_does_not_tell(silent: Path, agent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source's tree is walked through instead, the passes still look at a list, and the operator is told."""
+    copy = await begun(silent, agent, monkeypatch)
+    (silent / "one").write_text("one as it is")
+    await copy.round()
+    (silent / "two").unlink()
+    there(silent, "known to nobody").touch()
+
+    await copy.last([])
+    await copy.close()
+
+    names = sorted(path.name for path in there(silent, ".").iterdir())
+    assert names == ["known to nobody", "one", "three"], "a pass over everything would have removed it"
+    assert there(silent, "one").read_text() == "one as it is"
+    [note] = copy.notes
+    assert "walking through it" in note
 
 
 async def test_what_the_target_refuses_is_owed(tree: Path, copy: FileCopy) -> None:

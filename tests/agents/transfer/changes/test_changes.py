@@ -7,12 +7,16 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
 import pytest
+import trio
 
+from agents.transfer.changes import scanning
 from agents.transfer.changes.fanotify import Watch
+from agents.transfer.changes.listing import Names, sorted_out
+from agents.transfer.changes.scanning import Scan
 from agents.transfer.changes.watcher import SIFTED_AT, Changed, Watcher
 from agents.transfer.files import OPTIONS, Kind
 from scenarios.lab import root as lab_root
@@ -208,10 +212,39 @@ def copy_changed(tree: Path, place: Path, changed: Changed) -> None:
     copy(tree, place, Kind.ROOT, [b"."])
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(16))
 async def test_listed_passes_make_the_copy_equal(seed: int, tree: Path, watcher: Watcher, tmp_path: Path) -> None:
     """After rounds of changes, each followed by a pass over the list alone, tree and copy are the same in everything."""
-    chance, place = random.Random(seed), tmp_path / "copy"
+    await check_rounds(random.Random(seed), tree, tmp_path, watcher.take, f"-k 'listed and {seed}'")
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_so_do_passes_over_what_a_walk_lists(
+    seed: int, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same where the kernel tells nothing and the tree is walked through instead."""
+    monkeypatch.setattr(scanning, "COARSE_NS", 20_000_000)  # two ticks: else everything here would be listed each time
+    take = taker(tree)
+    await check_rounds(random.Random(seed), tree, tmp_path, take, f"-k 'walk and {seed}'")
+
+
+def taker(tree: Path) -> Callable[[], Awaitable[Changed]]:
+    """What the watcher's process does, where it has to walk."""
+    names = Names(os.fsencode(tree))
+    scan = Scan(os.fsencode(tree), names)
+
+    async def take() -> Changed:
+        lists = sorted_out(scan.take(last=False), os.fsencode(tree), names)
+        return Changed(frozenset(lists.changed), frozenset(lists.in_place), frozenset(lists.kept))
+
+    return take
+
+
+async def check_rounds(
+    chance: random.Random, tree: Path, tmp_path: Path, take: Callable[[], Awaitable[Changed]], repeat: str
+) -> None:
+    """Rounds of changes with a pass each, and the comparison."""
+    place = tmp_path / "copy"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     copy(tree, place, Kind.WHOLE)
@@ -220,9 +253,37 @@ async def test_listed_passes_make_the_copy_equal(seed: int, tree: Path, watcher:
             change(chance, tree, elsewhere)
             if chance.random() < 0.04:
                 make_noise(elsewhere)
-        copy_changed(tree, place, await watcher.take())
+        copy_changed(tree, place, await take())
 
-    assert differences(contents(tree), contents(place)) == [], f"repeat with: pytest {__file__} -k '[{seed}]'"
+    assert differences(contents(tree), contents(place)) == [], f"repeat with: pytest {__file__} {repeat}"
+
+
+async def test_a_walk_lists_only_what_changed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list is as long as what changed, once the clock has moved on."""
+    monkeypatch.setattr(scanning, "COARSE_NS", 20_000_000)
+    take = taker(tree)
+    (tree / "d2/e2/f2").write_text("other")
+    await trio.sleep(0.1)  # not awaited: it is the file system's clock that has to move
+    await take()
+    assert await take() == Changed()
+    (tree / "d2/e2/f2").unlink()
+
+    assert await take() == Changed(changed=frozenset([b"d2/e2", b"d2/e2/f2"]))
+
+
+async def test_a_write_through_a_mapping_is_seen_by_a_walk(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second write to a page moves the time of its file again, if there was a walk between."""
+    monkeypatch.setattr(scanning, "COARSE_NS", 20_000_000)
+    file = tree / "d2/e2/f2"
+    file.write_bytes(bytes(1 << 20))
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 1 << 20) as mapping:
+        mapping[:5] = b"first"
+        take = taker(tree)
+        await trio.sleep(0.1)
+        await take()
+        mapping[:6] = b"second"
+
+        assert b"d2/e2/f2" in (await take()).changed
 
 
 async def test_quiet_tree_lists_nothing(tree: Path, watcher: Watcher) -> None:
