@@ -124,13 +124,17 @@ class FileCopy:
         async def run(kind: Kind, paths: bytes) -> None:
             sent.append(await copy.waiting[kind].run(paths, running=False))
 
+        lists = self._lists(copy)
+        root = lists.pop(Kind.ROOT, b"")
+        if root:
+            copy.waiting[Kind.ROOT] = await WaitingPass.start(
+                one, Kind.ROOT
+            )  # seldom needed; it starts beside the others
         async with trio.open_nursery() as nursery:
-            lists = self._lists(copy)
-            root = lists.pop(Kind.ROOT, b"")
             for kind, paths in lists.items():
                 nursery.start_soon(run, kind, paths)
         if root:
-            sent.append(await (await WaitingPass.start(one, Kind.ROOT)).run(root, running=False))
+            await run(Kind.ROOT, root)
         return self._told(copy, sent)
 
     def _is_scan(self, copy: _TreeCopy) -> bool:

@@ -120,6 +120,9 @@ class Watcher:
                 made.walks = json.loads(await made._line())["ready"]
         except (trio.TooSlowError, EOFError, ValueError) as error:
             made._refused = f"the watcher did not start: {error!r}"
+        except BaseException:
+            await made.close()  # nobody has it yet who would end it
+            raise
         return made
 
     async def take(self, pids: Sequence[int] = (), *, last: bool = False) -> Changed:

@@ -157,7 +157,8 @@ def test_it_goes_on_over_another_line(
     try:
         look = moved(ve, pair, lambda: int(10 ** anywhere.uniform(2, 6.7)))
         held = {facts.pid: space for facts in look.processes for space in [pair.store.spaces()[facts.pid_in_ve]]}
-        assert sum(check(pid, held[pid], veiled(look, pid, tmp_path)) for pid in held) > 100
+        carried = sum(check(pid, held[pid], veiled(look, pid, tmp_path)) for pid in held)
+        assert carried > (0 if mode == "exec" else 100)  # right after an exec it has some pages only
     finally:
         ve.thaw()
         pair.close()
