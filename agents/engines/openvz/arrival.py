@@ -190,7 +190,8 @@ async def remove(ve: str) -> None:
         link.unlink()
     for path in (one.dump, one.kept_dump, one.dump_tree):
         await trio.to_thread.run_sync(_remove_tree, path)
-    one.path.unlink(missing_ok=True)
+    for path in (one.path, marks.unwritten(one.path)):
+        path.unlink(missing_ok=True)
     marks.forget(ve)
 
 

@@ -452,6 +452,8 @@ class OpenVzEngine:
     async def drop(self, ve: str) -> None:
         """Only what came and is not at home yet."""
         if not marks.read(ve).arriving:
+            lock.tidy(Vzctl(ve).lock_file)  # it is taken before anything is noted
+            marks.forget_unwritten(ve)
             return
         if Container(ve).here:
             status = await Vzctl(ve).status()

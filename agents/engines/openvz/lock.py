@@ -52,6 +52,13 @@ def release(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def tidy(path: Path) -> None:
+    """Nothing is left of an agent that was killed just after it took the lock, or while it did."""
+    for left in (path, *path.parent.glob(f".{path.name}.*")):
+        if not owner(left):
+            left.unlink(missing_ok=True)
+
+
 def _command(pid: int) -> str:
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()

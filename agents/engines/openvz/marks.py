@@ -71,9 +71,20 @@ def forget(ve: str) -> None:
     shutil.rmtree(MARKS / ve, ignore_errors=True)
 
 
+def forget_unwritten(ve: str) -> None:
+    """Where there are no marks: what is left of an agent that was killed while it wrote the first goes."""
+    if not (MARKS / ve / "marks.json").exists():
+        forget(ve)
+
+
+def unwritten(path: Path) -> Path:
+    """Where `write_durably` has what is to become this file; it stays there when the agent is killed."""
+    return path.with_name(f".{path.name}.new")
+
+
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace a file such that after a power cut it is the old one or the new one, with owner and mode kept if it exists."""
-    fresh = path.with_name(f".{path.name}.new")
+    fresh = unwritten(path)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as file:
         if path.exists():
