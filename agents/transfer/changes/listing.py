@@ -55,20 +55,9 @@ class Names:
 
     def walk(self, below: bytes = b"") -> Iterator[bytes]:
         """Every path below a directory of the root, relative; noted on the way. Mount points are not entered."""
-        device = os.lstat(self._root).st_dev
-        pending = [below]
-        while pending:
-            directory = pending.pop()
-            try:
-                entries = list(os.scandir(os.path.join(self._root, directory)))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            for entry in entries:
-                path = os.path.join(directory, entry.name)
-                self.note(entry.inode(), path)
-                yield path
-                if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_dev == device:
-                    pending.append(path)
+        for path, entry in entries(self._root, below):
+            self.note(entry.inode(), path)
+            yield path
 
     def note(self, inode: int, path: bytes) -> None:
         """Seen: this name has this inode."""
@@ -116,6 +105,25 @@ class Names:
         except OSError:
             return False
         return (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino)
+
+
+def entries(root: bytes, below: bytes = b"") -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
+    """Everything below a directory of the root, by its path relative to the root. What goes meanwhile is left out; mount points are
+    not entered."""
+    device = os.lstat(root).st_dev
+    pending = [below]
+    while pending:
+        directory = pending.pop()
+        prefix = directory + b"/" if directory else b""
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            os.scandir(os.path.join(root, directory)) as found,
+        ):
+            for entry in found:
+                yield prefix + entry.name, entry
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_dev == device:
+                        pending.append(prefix + entry.name)
 
 
 def listing(watch: Watch, root: bytes, names: Names, seen: Seen) -> Listing:

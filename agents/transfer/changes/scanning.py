@@ -6,13 +6,14 @@ every walk but the last the file system is synced, so that from then on the firs
 time. Nothing is written in place: what names a file had between two walks nobody knows.
 """
 
+import contextlib
 import ctypes
 import os
 import stat
 import time
 from collections.abc import Iterator
 
-from agents.transfer.changes.listing import Listing, Names, add_links, first_gone
+from agents.transfer.changes.listing import Listing, Names, add_links, entries, first_gone
 
 COARSE_NS = 2_000_000_000
 """A file system's clock may be so coarse (ext3: one second)."""
@@ -52,26 +53,11 @@ class Scan:
         return result
 
     def _walk(self) -> Iterator[tuple[bytes, os.stat_result]]:
-        """Everything below the root, and the root itself; mount points are not entered."""
-        top = os.lstat(self._root)
-        yield b".", top
-        pending = [b""]
-        while pending:
-            directory = pending.pop()
-            try:
-                entries = list(os.scandir(os.path.join(self._root, directory)))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            prefix = directory + b"/" if directory else b""
-            for entry in entries:
-                path = prefix + entry.name
-                try:
-                    found = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                yield path, found
-                if stat.S_ISDIR(found.st_mode) and found.st_dev == top.st_dev:
-                    pending.append(path)
+        """The root, and everything below it."""
+        yield b".", os.lstat(self._root)
+        for path, entry in entries(self._root):
+            with contextlib.suppress(FileNotFoundError):
+                yield path, entry.stat(follow_symlinks=False)
 
     def _sync(self) -> None:
         fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
