@@ -1,5 +1,5 @@
-"""The agent's program: `serve` is the daemon, `bridge` and `gate` are what SSH sessions run, `memory-sender`,
-`page-server`, `memory-keeper` and `veil` are processes the daemon starts, the others install it.
+"""The agent's program: `serve` is the daemon, `bridge` and `gate` are what SSH sessions run, `watch`,
+`rsync-shell`, `memory-sender`, `page-server`, `memory-keeper` and `veil` are processes the daemon starts, the others install it.
 
 Rule: `bridge` and `gate` import nothing heavy; they start in milliseconds.
 """
@@ -29,6 +29,10 @@ def main() -> None:
             from agents.transfer.changes import watcher
 
             watcher.main(root)
+        case ["rsync-shell", task, *words]:
+            from agents.transfer.lines import rsync_shell
+
+            rsync_shell.main(task, *words)
         case ["memory-sender"]:
             from agents.transfer.memory import sender
 

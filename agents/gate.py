@@ -1,8 +1,8 @@
 """What a migration's key may do on the target: the forced command of its line in authorized_keys.
 
 Rule: four things and no more: talk to this agent as the peer of this migration, bring images of this migration, reach
-the keeper of its memory, and run rsync as a server that writes below one of this migration's directories. Everything
-else ends with a refusal.
+the keeper of its memory, and run rsync as a server that writes below one of this migration's directories. The last two may come
+over several connections. Everything else ends with a refusal.
 """
 
 import json
@@ -43,6 +43,8 @@ def main(migration: str) -> None:
         bridge.lend(places.memory_socket(migration), *words[1:])
     elif words[:1] == ["memory-strand"] and len(words) == 2:
         bridge.lend(places.memory_socket(migration), words[1], joins=True)
+    elif words[:1] == ["rsync-strand"] and len(words) == 2 and places.valid_name(words[1]):
+        bridge.lend(receivers.door(migration, words[1]), words[1], joins=True)
     else:
         _receive(migration, words)
 
@@ -56,10 +58,21 @@ def _receive(migration: str, words: list[str]) -> None:
         print(json.dumps(images.receive(places.images(migration), sys.stdin.buffer)), flush=True)
     elif permitted_rsync(words, migration, permitted):
         os.execvp("rsync", words)
+    elif words[:1] == ["rsync-stream"] and permitted_stream(words, migration, permitted):
+        from agents.transfer.lines import rsync_server  # the others have no use for it
+
+        status = rsync_server.run(receivers.door(migration, words[1]), words[1], words[2:])
+        receivers.withdraw(migration)
+        os._exit(status)  # a thread waits for who joins
     else:
         receivers.withdraw(migration)
         print(f"this key is for one migration; refused: {shlex.join(words)[:200]}", file=sys.stderr)
         sys.exit(REFUSED)
+
+
+def permitted_stream(words: list[str], migration: str, directories: Iterable[str]) -> bool:
+    """Whether this is such an rsync, whose input may come over several connections: `rsync-stream NAME rsync --server ...`."""
+    return len(words) > 2 and places.valid_name(words[1]) and permitted_rsync(words[2:], migration, directories)
 
 
 def permitted_rsync(words: list[str], migration: str, directories: Iterable[str]) -> bool:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ from migrator.wire.faults import FaultCode, FaultError, fault_error
 LINGER_S = 0.5
 """So long what a program left behind may keep its output open."""
 TAIL_LINES = 12
+
+
+def program(*words: str) -> tuple[str, ...]:
+    """Argument list that runs another mode of the program file this agent runs from."""
+    return (sys.executable, "-I", sys.argv[0], *words)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,11 @@ class Channel:
         """Socket of the shared connection, opened before the blackout so that nothing is dialled in it."""
         return places.RUN / f"ssh-{self.migration[:24]}"
 
+    @property
+    def use(self) -> Path:
+        """Where the streams that go this way say what they move (`lines.use`)."""
+        return Path(f"{self.control}.use")
+
     def ssh(self, *command: str, shared: bool = True) -> tuple[str, ...]:
         """Argument list of an ssh call; not `shared`: over a connection of its own."""
         key = places.key(self.migration)
@@ -51,7 +56,7 @@ class Channel:
         return ("ssh", "-F", "none", *flags, "-p", str(self.port), f"root@{self.address}", *command)
 
     async def close(self) -> None:
-        """End the shared connection, if there is one; its socket goes too, also that of one that was killed."""
+        """End the shared connection, if there is one; its socket goes too, also that of one that was killed, and `use`."""
         if self.control.exists():
             await shell.run([*self.ssh()[:-1], "-O", "exit", f"root@{self.address}"], limit_s=5)
         for left in self.control.parent.glob(f"{self.control.name}*"):

@@ -3,7 +3,7 @@
 Rule: the first round looks at everything, each later pass only at what the watchers list; where a watcher cannot tell,
 the pass looks at everything again. What was listed is owed until a pass over the list has ended well. The last passes are
 started before they are needed, so that in the blackout only their lists go over the line. Files are written in place only at a
-target that had nothing of them before this copy.
+target that had nothing of them before this copy. A pass in the blackout goes over the one connection that is there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,9 @@ from agents.engines.port import Tree
 from agents.transfer.changes.watcher import Changed, Watcher
 from agents.transfer.channel import Channel
 from agents.transfer.files import Kind, Moved, Pass, Sent, WaitingPass, copy_all
+from agents.transfer.lines import use
 
+SEVERAL_NOTE = "files went over {} connections, because one did not fill the line"
 COMPRESSED_NOTE = "files were compressed on their way, because that was quicker on this line"
 LISTS = (Kind.CHANGED, Kind.IN_PLACE, Kind.KEPT)
 ROOT = b"."
@@ -100,11 +102,14 @@ class FileCopy:
         assert copy.watcher is not None
         copy.owed = copy.owed.and_then(await copy.watcher.take())
         if self._is_scan(copy):
-            found = await copy_all(one, running=True, moved=moved)
+            found = await copy_all(replace(one, wide=True), running=True, moved=moved)
+            if (count := self._connections) > 1:
+                self._note(SEVERAL_NOTE.format(count))
             copy.whole = not found.left_behind
             copy.owed = replace(copy.owed, scan="")
             return self._told(copy, [found])
         lists = self._lists(copy)
+        one = replace(one, wide=self._connections > 1)
         passes = {kind: await WaitingPass.start(one, kind) for kind in lists}
         try:
             # One after the other: together they would take the bandwidth of several.
@@ -136,6 +141,11 @@ class FileCopy:
         if root:
             await run(Kind.ROOT, root)
         return self._told(copy, sent)
+
+    @property
+    def _connections(self) -> int:
+        """Over so many the last pass went that could choose."""
+        return use.connections(self.channel.use, use.Stream.FILES)
 
     def _is_scan(self, copy: _TreeCopy) -> bool:
         if copy.whole and copy.owed.scan:

@@ -6,6 +6,7 @@ aside and used by the next pass; one that was written in place in part has not t
 """
 
 import re
+import secrets
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from agents import places, shell
 from agents.engines.port import Tree
 from agents.shell import failed
 from agents.transfer.channel import Channel
+from agents.transfer.lines.rsync_shell import Task
 from migrator.wire.faults import FaultCode, FaultError
 
 PARTIAL = 23
@@ -80,6 +82,8 @@ class Pass:
     bandwidth_bytes_per_s: int = 0
     """0: no limit."""
     compressed: bool = False
+    wide: bool = False
+    """It may go over several connections, where one does not fill the line; costs some 0.2 s at its start."""
 
     def argv(self, kind: Kind) -> list[str]:
         """Argument list; all but a whole pass read paths, each ended by a zero byte, from standard input."""
@@ -96,10 +100,21 @@ class Pass:
             *(COMPRESSED if self.compressed else ()),
             *(f"--exclude={path}" for path in self.tree.excluded),
             "-e",
-            shlex.join(self.channel.ssh()[:-1]),
+            shlex.join(self._shell()),
             f"{self.tree.path}/",
             f"root@{self.channel.address}:{self.place}/",
         ]
+
+    def _shell(self) -> tuple[str, ...]:
+        """What carries the words of rsync to the target."""
+        if not self.wide:
+            return self.channel.ssh()[:-1]
+        name = secrets.token_hex(4)
+        stream, strand = (
+            self.channel.ssh("rsync-stream", name),
+            self.channel.ssh("rsync-strand", name, shared=False),
+        )
+        return shell.program("rsync-shell", Task(stream, strand, str(self.channel.use)).argument())
 
 
 @dataclass(frozen=True, slots=True)

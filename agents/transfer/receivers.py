@@ -26,6 +26,11 @@ def note(migration: str) -> None:
     (directory / str(os.getpid())).write_text(_started(os.getpid()))
 
 
+def door(migration: str, name: str) -> Path:
+    """Where further connections reach the receiver of a stream of this name."""
+    return _directory(migration) / f"{name}.sock"
+
+
 def withdraw(migration: str) -> None:
     """This process receives nothing after all."""
     (_directory(migration) / str(os.getpid())).unlink(missing_ok=True)
@@ -47,6 +52,8 @@ def end(migration: str) -> None:
                 raise TimeoutError(f"process {pid}, which receives for migration {migration}, does not end")
             time.sleep(LOOK_S)
         noted.unlink(missing_ok=True)
+    for left in _directory(migration).glob("*.sock"):
+        left.unlink(missing_ok=True)
     _tidy(migration)
 
 

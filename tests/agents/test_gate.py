@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from agents.gate import permitted_rsync
+from agents.gate import permitted_rsync, permitted_stream
 
 PLACE = "/var/lib/migrator/ve/shop"
 
@@ -38,3 +38,20 @@ def test_both_kinds_of_pass_are_let_in(sent: str) -> None:
 def test_everything_else_is_refused(sent: str) -> None:
     """Reading, other places, options that reach elsewhere and other programs are refused."""
     assert not permitted_rsync(shlex.split(sent), "m", [PLACE])
+
+
+def test_several_connections_are_for_the_same() -> None:
+    """An rsync whose input comes over several connections may do what it may over one, and its name reaches no other place."""
+    rsync = f"rsync --server -lHogDtpAXrSe.LsfxCIvu . {PLACE}/"
+    assert permitted_stream(shlex.split(f"rsync-stream 0a1b {rsync}"), "m", [PLACE])
+    for sent in (
+        f"rsync-stream ../other {rsync}",
+        f"rsync-stream a/b {rsync}",
+        f"rsync-stream '' {rsync}",
+        f"rsync-stream {rsync}",
+        "rsync-stream 0a1b sh -c id",
+        "rsync-stream 0a1b",
+        "rsync-stream",
+        "rsync-stream 0a1b rsync --server -lHogDtpAXrSe.LsfxCIvu . /etc/",
+    ):
+        assert not permitted_stream(shlex.split(sent), "m", [PLACE])

@@ -168,20 +168,33 @@ def test_what_is_no_noise_is_compressed_where_the_line_is_slow(
     assert [(there / str(number)).read_bytes() == TEXT for number in range(TEXTS)] == [True] * TEXTS
 
 
-def test_more_connections_where_one_does_not_fill_the_line(lab: Lab, command: CommandLine) -> None:
-    """Where each connection has a cap of its own, memory goes over several, and is quicker by them."""
-    for path in data_of(lab.host("alpha")).iterdir():
-        path.write_bytes(b"")
+@pytest.mark.parametrize("what", ["memory", "files"])
+def test_more_connections_where_one_does_not_fill_the_line(lab: Lab, command: CommandLine, what: str) -> None:
+    """Where each connection has a cap of its own, memory goes over several, and so do files; each is quicker by them."""
     beta = lab.host("beta")
+    if what == "memory":
+        for path in data_of(lab.host("alpha")).iterdir():
+            path.write_bytes(b"")
     beta.set_link(flow_mbit=FLOW_MBIT_S)
     try:
-        command.run("migrate", VE, "beta", "--no-compress")
+        ahead = [] if what == "memory" else ["--memory", "dump", "--over-budget", "proceed"]
+        command.run("migrate", VE, "beta", "--no-compress", *ahead)
     finally:
         beta.set_link(flow_mbit=0)
 
     [report] = json.loads(command.run("history", "--json", "--limit", "1"))
     assert report["phase"] == "done"
     [note] = {note for note in report["notes"] if "connections" in note}
+    assert note.startswith(f"{what} went over ")
     assert int(note.split()[3]) > 1
     first = report["rounds"][0]
-    assert first["memory_bytes"] / first["duration_s"] > 1.25 * FLOW_MBIT_S * 125_000  # 1.15 by one, whose buffers help
+    moved_bytes = first["memory_bytes"] if what == "memory" else first["file_bytes"]
+    assert moved_bytes / first["duration_s"] > 1.25 * FLOW_MBIT_S * 125_000  # 1.15 by one, whose buffers help
+    assert over_more_than_one(beta) == []
+
+
+def over_more_than_one(host: Host) -> list[str]:
+    """Doors for further connections that are left, and notes of who receives."""
+    return host.run(
+        "sh", "-c", "ls -d /run/migrator/receivers/* /run/migrator/*.use 2>/dev/null || true"
+    ).stdout.split()

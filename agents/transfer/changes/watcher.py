@@ -17,6 +17,7 @@ from pathlib import Path
 
 import trio
 
+from agents import shell
 from agents.transfer.changes.fanotify import CannotWatch, Watch
 from agents.transfer.changes.listing import Listing, Names, add_held_open, below, listing, sorted_out
 from agents.transfer.changes.scanning import Scan
@@ -112,7 +113,7 @@ class Watcher:
     async def start(cls, root: Path, program: Sequence[str] = ()) -> "Watcher":
         """Watching when it returns, or ready to walk the tree when it is asked; or not there, which `take` will say. `program` is
         the agent's, by default this one."""
-        argv = [*(program or (sys.executable, "-I", sys.argv[0])), "watch", str(root)]
+        argv = [*(program or shell.program()), "watch", str(root)]
         process = await trio.lowlevel.open_process(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         made = cls(process)
         try:

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 import trio
 
 from agents import places, shell
-from agents.shell import failed
+from agents.shell import failed, program
 from agents.transfer.memory.keeper import Phase, State
 from agents.transfer.memory.page_server import Task as Loan
 from agents.transfer.memory.port import RoundStats
@@ -33,11 +32,6 @@ LENDER_LIMIT_S = 20.0
 RESTORED_LIMIT_S = 10.0
 """Between the end of the runtime and what CRIU told the keeper before that."""
 END_LIMIT_S = 3.0
-
-
-def program(*words: str) -> tuple[str, ...]:
-    """Argument list that runs another mode of the program file this agent runs from."""
-    return (sys.executable, "-I", sys.argv[0], *words)
 
 
 class NotSendable(Exception):

@@ -31,12 +31,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from agents.transfer.memory import lazy, streams
+from agents.transfer.lines import streams
+from agents.transfer.lines.strands import READY, Gathered
+from agents.transfer.memory import lazy
 from agents.transfer.memory.frames import Corrupt, Kind, write_frame
 from agents.transfer.memory.guardian import Guardian
 from agents.transfer.memory.port import MemoryRefused
 from agents.transfer.memory.store import PageStore
-from agents.transfer.memory.strands import READY, Gathered
 
 LINE_BYTES_MAX = 1 << 16
 

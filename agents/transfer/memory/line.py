@@ -6,9 +6,11 @@ Rule: whoever waits for a line that was hung up finds that it has ended, and wai
 import subprocess
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
-from agents.transfer.memory import streams
-from agents.transfer.memory.widening import Widener
+from agents.transfer.lines import streams
+from agents.transfer.lines.use import LineUse, Stream
+from agents.transfer.lines.widening import Widener
 
 LAST_WORDS_LIMIT_S = 2.0
 
@@ -16,16 +18,18 @@ LAST_WORDS_LIMIT_S = 2.0
 class Line:
     """One connection, from its program's start to its end."""
 
-    def __init__(self, stream: Sequence[str], strand: Sequence[str]) -> None:
+    def __init__(self, stream: Sequence[str], strand: Sequence[str], use: Path) -> None:
         """``stream`` is the program that reaches the keeper, ``strand`` another connection's that joins it; empty: none can.
+        ``use`` is where the migration's streams say what they move.
 
         Raises OSError when the program cannot be started.
         """
+        self._use = LineUse(use, Stream.MEMORY)
         self._program = subprocess.Popen(stream, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert self._program.stdin is not None
         assert self._program.stdout is not None
         streams.widen(self._program.stdin.fileno())
-        self._widener = Widener(self._program, strand)
+        self._widener = Widener(self._program, strand, self._use)
         self.write = self._widener.spread.write
         self.read_into = streams.reader(self._program.stdout.fileno())
 
@@ -35,7 +39,8 @@ class Line:
 
     def notes(self) -> tuple[str, ...]:
         """What the operator is to know."""
-        return self._widener.notes()
+        count = self._widener.spread.count
+        return (f"memory went over {count} connections, because one did not fill the line",) if count > 1 else ()
 
     def last_words(self) -> str:
         """After it broke: what its program said of that, in brackets; empty: nothing."""
@@ -58,3 +63,4 @@ class Line:
         for pipe in (self._program.stdin, self._program.stdout, self._program.stderr):
             assert pipe is not None
             pipe.close()
+        self._use.close()

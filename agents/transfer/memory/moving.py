@@ -176,6 +176,7 @@ class LeavingMemory:
             areas.init_of(areas.members(group)),
             str(group),
             stream,
+            str(self._channel.use),
             self._wanted,
             strand,
             self._compare_bytes,

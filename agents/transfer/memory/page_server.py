@@ -13,7 +13,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.transfer.memory import areas, streams
+from agents.transfer.lines import streams
+from agents.transfer.memory import areas
 from agents.transfer.memory.areas import Gone
 from agents.transfer.memory.extents import size_bytes
 from agents.transfer.memory.frames import Corrupt, Frame, FrameReader, Kind, write_frame

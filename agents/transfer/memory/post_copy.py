@@ -8,7 +8,7 @@ import contextlib
 import os
 import selectors
 
-from agents.transfer.memory import streams
+from agents.transfer.lines import streams
 from agents.transfer.memory.extents import PAGE_BYTES, Extents, normalised, size_bytes
 from agents.transfer.memory.filling import Filling, Space
 from agents.transfer.memory.frames import Corrupt, Frame, FrameBuffer, Kind, write_frame

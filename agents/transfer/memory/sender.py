@@ -58,6 +58,8 @@ class Task:
     group: str
     """The VE's cgroup; every process in it and below belongs to the VE."""
     stream: tuple[str, ...]
+    use: str
+    """The file in which the migration's streams say what they move."""
     method: MemoryMethod
     strand: tuple[str, ...] = ()
     """By which program another connection joins the stream; empty: none can."""
@@ -83,7 +85,7 @@ class SenderProcess:
         self._task = task
         self._orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._out = threading.Lock()
-        self._line = Line(task.stream, task.strand)
+        self._line = Line(task.stream, task.strand, Path(task.use))
         self._ended = False
         self._session = SourceSession(
             task.init_pid,
@@ -132,7 +134,7 @@ class SenderProcess:
                 self._say("round", {**asdict(stats), "notes": (*stats.notes, *self._line.notes())})
             case "resume":
                 self._line.end()
-                self._line = Line(order["stream"], order["strand"])
+                self._line = Line(order["stream"], order["strand"], Path(self._task.use))
                 self._session.resume(self._line.write, self._line.read_into)
                 self._say("resumed", {})
             case "last":

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from agents import places
 from agents.engines.port import Tree
 from agents.failures import fault_of
+from agents.transfer import receivers
 from agents.transfer.channel import Channel
 from agents.transfer.file_copy import FileCopy
 from agents.transfer.files import WHILE_IT_RUNS
@@ -19,6 +21,13 @@ from migrator.wire.faults import FaultCode
 from scenarios.lab import root as lab_root
 
 pytestmark = pytest.mark.lab  # the watcher needs root
+
+
+SHELL = """#!/bin/sh
+while :; do case "$1" in rsync | rsync-stream) break;; *) shift;; esac; done
+SSH_ORIGINAL_COMMAND="$*" exec {gate}
+"""
+"""What the target's sshd does with a migration's key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +59,31 @@ async def copy(tree: Path, agent: Path, monkeypatch: pytest.MonkeyPatch) -> Asyn
     """A copy to a target that has nothing yet; it has had a round."""
     made = await begun(tree, agent, monkeypatch)
     yield made
-    await made.close()
+    await ended(made)
 
 
 async def begun(tree: Path, agent: Path, monkeypatch: pytest.MonkeyPatch) -> FileCopy:
     """See `copy`."""
+    migration, target = f"test-{os.getpid()}", tree.with_name("copy")
     shell = tree.with_name("shell")
-    shell.write_text('#!/bin/sh\nwhile [ "$1" != rsync ]; do shift; done\nexec "$@"\n')
+    shell.write_text(SHELL.format(gate=f"{sys.executable} -I {agent} gate {migration}"))
     shell.chmod(0o755)
+    places.permit(migration, [target])
+    places.RUN.mkdir(parents=True, exist_ok=True, mode=0o700)
     monkeypatch.setattr(sys, "argv", [str(agent)])  # what the agent runs from, and so the watcher
-    made = FileCopy(
-        Here("m", "192.0.2.1", 22, str(shell)), [Tree("t", tree)], {"t": str(tree.with_name("copy"))}, fresh=True
-    )
+    made = FileCopy(Here(migration, "192.0.2.1", 22, str(shell)), [Tree("t", tree)], {"t": str(target)}, fresh=True)
     await made.round()
     return made
+
+
+async def ended(copy: FileCopy) -> None:
+    """Nothing of it is left on this machine."""
+    migration = copy.channel.migration
+    await copy.close()
+    await copy.channel.close()
+    places.forbid(migration)
+    receivers.end(migration)
+    places.forget_partial(migration)
 
 
 @pytest.fixture
@@ -118,7 +138,7 @@ async def test_where_the_kernel_does_not_tell(silent: Path, agent: Path, monkeyp
     there(silent, "known to nobody").touch()
 
     await copy.last([])
-    await copy.close()
+    await ended(copy)
 
     names = sorted(path.name for path in there(silent, ".").iterdir())
     assert names == ["known to nobody", "one", "three"], "a pass over everything would have removed it"

@@ -34,12 +34,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_receivers_end_with_what_they_started(run: Path) -> None:
-    """rsync's receiving end is two processes: after the end of the noted one, neither is left, and no note."""
+    """rsync's receiving end is two processes: after the end of the noted one, neither is left, no note, and no door to it."""
     root = str(Path(receivers.__file__).parents[2])
     with subprocess.Popen([sys.executable, "-c", RECEIVE, root, str(run)], stdout=subprocess.PIPE, text=True) as noted:
         assert noted.stdout is not None
         child = os.pidfd_open(int(noted.stdout.readline()))
 
+        receivers.door("m1", "of-a-killed-one").touch()
         receivers.end("m1")
 
         assert noted.wait(5) == -signal.SIGKILL

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.transfer.memory import streams, veil
+from agents.transfer.lines import streams
+from agents.transfer.memory import veil
 from agents.transfer.memory.frames import Corrupt
 from agents.transfer.memory.port import LastLook
 from agents.transfer.memory.soft_dirty import soft_dirty_works

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.transfer.memory import streams
+from agents.transfer.lines import streams
 from agents.transfer.memory.extents import size_bytes, subtract
 from agents.transfer.memory.filling import Filling, Kind, Note, Space
 from agents.transfer.memory.frames import FrameReader, write_frame

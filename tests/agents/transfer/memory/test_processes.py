@@ -14,14 +14,15 @@ import pytest
 import trio
 
 from agents import places
-from agents.transfer.memory import frames, handles, streams
+from agents.transfer.lines import streams
+from agents.transfer.lines.strands import READY, Spread
+from agents.transfer.memory import frames, handles
 from agents.transfer.memory.extents import PAGE_BYTES
 from agents.transfer.memory.frames import FrameReader, ReadInto, write_frame
 from agents.transfer.memory.handles import MemoryKeeper, MemorySender, NotSendable
 from agents.transfer.memory.keeper import Phase, State
 from agents.transfer.memory.sender import Task
 from agents.transfer.memory.source import fingerprint
-from agents.transfer.memory.strands import READY, Spread
 from migrator.wire.facts import MemoryMethod
 from migrator.wire.faults import FaultCode, FaultError
 from tests.agents.transfer.memory.memory_ve import Ve
@@ -52,6 +53,7 @@ class Hosts:
         monkeypatch.setattr(handles, "program", lambda *words: (sys.executable, "-I", str(agent), *words))
         self.keeper = MemoryKeeper("m")
         self.stream = self.stream_named(NAME)
+        self.use = str(run / "use")
         self.strand = (sys.executable, "-c", JOIN, str(self.keeper.path))
 
     def stream_named(self, name: str) -> tuple[str, ...]:
@@ -65,7 +67,7 @@ class Hosts:
 
     def task(self, ve: Ve, method: MemoryMethod = MemoryMethod.TRACKED, **more: object) -> Task:
         """To send this VE."""
-        return Task(ve.processes()[0], str(ve.group), self.stream, method, **more)  # type: ignore[arg-type]
+        return Task(ve.processes()[0], str(ve.group), self.stream, self.use, method, **more)  # type: ignore[arg-type]
 
     async def phase(self, wanted: Phase) -> State:
         """The keeper's state when it is in this phase."""
@@ -259,7 +261,7 @@ async def test_cap(hosts: Hosts, ve: Ve, churn: Path) -> None:
 async def test_no_such_process(hosts: Hosts, ve: Ve, churn: Path) -> None:
     """A VE that is not there is refused before anything is sent."""
     ve.start(str(churn), "calm", "1", "x")
-    gone = Task(1 << 22, str(ve.group), hosts.stream, MemoryMethod.TRACKED)
+    gone = Task(1 << 22, str(ve.group), hosts.stream, hosts.use, MemoryMethod.TRACKED)
     with pytest.raises(NotSendable, match="4194304"):
         await MemorySender.start(gone)
     await hosts.keeper.end()

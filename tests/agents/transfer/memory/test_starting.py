@@ -22,7 +22,7 @@ sys.stdin.read()
 
 async def test_sender(tmp_path: Path) -> None:
     """A round of the files that fails gives the memory's round up: the sender that was being started for it ends."""
-    task = Task(1, "/group", ("true",), MemoryMethod.TRACKED)
+    task = Task(1, "/group", ("true",), str(tmp_path / "use"), MemoryMethod.TRACKED)
 
     await _given_up_when_it_runs(tmp_path / "pid", lambda: MemorySender.start(task, _silent(tmp_path / "pid")))
 

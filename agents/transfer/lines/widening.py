@@ -1,8 +1,8 @@
 """When a stream is given another connection: while it is the line that limits it, and as long as the last one paid.
 
 Rule: tried, not guessed. What a second connection brings cannot be read off the first (a cap per flow, a long way and loss all look
-alike from here), so one more is opened, and let go again if the stream did not become quicker by it. Only while the VE runs. What a
-fresh connection takes at first goes into its buffers, and is not counted.
+alike from here), so one more is opened, and let go again if the line did not carry more by it, of all the migration's streams
+together. Only while the VE runs. What a fresh connection takes at first goes into its buffers, and is not counted.
 """
 
 import os
@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from agents.transfer.memory import streams
-from agents.transfer.memory.strands import READY, Spread
+from agents.transfer.lines import streams
+from agents.transfer.lines.strands import READY, Spread
+from agents.transfer.lines.use import LineUse
 
 STRANDS_MAX = 8
 LOOK_EVERY_S = 1.0
 WAITED_SHARE = 0.5
 """Less of its time than this waiting for the line, and the line is not what limits the stream."""
 GAIN = 1.15
-"""A stream with one more must be so many times as quick: less is within what a line's rate varies by."""
+"""A line with one connection more must be so many times as quick: less is within what its rate varies by."""
 
 
 class Step(Enum):
@@ -36,7 +37,7 @@ class Step(Enum):
 
 @dataclass(slots=True)
 class Widening:
-    """Of one stream. Give ``look`` what it did in each interval of about ``LOOK_EVERY_S``."""
+    """Of one stream. Give ``look`` what its line did in each interval of about ``LOOK_EVERY_S``."""
 
     strands: int = 1
     _before_bytes_per_s: float = 0.0
@@ -45,8 +46,13 @@ class Widening:
     """The buffers of the last that joined are full."""
     _ended: bool = False
 
+    @property
+    def trying(self) -> bool:
+        """Whether the last that joined has still to prove itself."""
+        return self._before_bytes_per_s > 0 and not self._ended
+
     def look(self, moved_bytes: int, waited_s: float, over_s: float) -> Step:
-        """What it says is to be done; ``ended`` if it cannot be."""
+        """What it says is to be done; ``ended`` if it cannot be. ``moved_bytes`` by all, ``waited_s`` by this stream."""
         if self._ended or over_s <= 0 or waited_s < WAITED_SHARE * over_s:
             return Step.STAY
         if not self._settled:
@@ -71,32 +77,36 @@ class Widening:
 
 
 class Widener:
-    """Of one stream from the source: opens what ``Widening`` asks for, beside the rounds."""
+    """Of one stream from the source: opens what ``Widening`` asks for, beside what is being sent."""
 
-    def __init__(self, first: subprocess.Popen[bytes], strand: Sequence[str]) -> None:
+    def __init__(self, first: subprocess.Popen[bytes], strand: Sequence[str], use: LineUse) -> None:
         """``first`` is the program that has the stream; ``strand`` starts one that joins it, empty: none can."""
         assert first.stdin is not None
-        self.spread = Spread(first.stdin.fileno(), first.kill)
+        self._use = use
+        self.spread = Spread(first.stdin.fileno(), first.kill, use.tell)
         self._strand = strand
         self._widening = Widening()
         self._programs: list[subprocess.Popen[bytes]] = []
         self._turn = threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
-        """As long as a round is under way."""
+        """As long as something is being sent that may take another connection."""
         if self._strand and self._turn.acquire(blocking=False):  # else the last round's is not done yet
             try:
                 self._look(stop)
             finally:
+                self._use.end_trial()
                 self._turn.release()
 
     def _look(self, stop: threading.Event) -> None:
-        spread = self.spread
+        spread, use = self.spread, self._use
         while True:
-            before = (time.monotonic(), spread.bytes_written, spread.waited_s)
+            before = (time.monotonic(), use.total_bytes, spread.waited_s)
             if stop.wait(LOOK_EVERY_S):
                 return
-            now = (time.monotonic(), spread.bytes_written, spread.waited_s)
+            now = (time.monotonic(), use.total_bytes, spread.waited_s)
+            if not use.begin_trial():
+                continue
             over_s, moved_bytes, waited_s = (after - since for after, since in zip(now, before, strict=True))
             match self._widening.look(int(moved_bytes), waited_s, over_s):
                 case Step.WIDEN:
@@ -106,14 +116,11 @@ class Widener:
                         spread.leave()  # the VE may be frozen by now: no time to try anything
                 case Step.NARROW:
                     spread.leave()
-
-    def notes(self) -> tuple[str, ...]:
-        """What the operator is to know."""
-        count = self.spread.count
-        return (f"memory went over {count} connections, because one did not fill the line",) if count > 1 else ()
+            if not self._widening.trying:
+                use.end_trial()
 
     def end(self) -> None:
-        """Nothing is written any more, and no round is under way."""
+        """Nothing is written any more, and nothing is being sent."""
         self._kill()
         with self._turn:  # somebody may have been opening one more
             self._kill()

@@ -1,6 +1,6 @@
 """A stream gets another connection when that pays, and not otherwise."""
 
-from agents.transfer.memory.widening import STRANDS_MAX, Step, Widening
+from agents.transfer.lines.widening import STRANDS_MAX, Step, Widening
 
 MIB = 1 << 20
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agents.transfer.memory.strands import PIECE_BYTES, Gathered, Spread
+from agents.transfer.lines.strands import PIECE_BYTES, Gathered, Spread
 
 
 class Line:
@@ -109,6 +109,21 @@ def test_what_was_given_may_change(line: Line) -> None:
         line.spread.write([memoryview(buffer)])
 
     assert line.all(8 * PIECE_BYTES) == b"".join(bytes([number]) * PIECE_BYTES for number in range(8))
+
+
+@pytest.mark.parametrize("strands", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_end(line: Line, strands: int, seed: int) -> None:
+    """After `finish` the other end reads all that was written, over whatever strands, and then the end."""
+    for _ in range(strands - 1):
+        line.join()
+    line.read_on()
+    wrote = random.Random(seed).randbytes(2 * strands * PIECE_BYTES + seed)
+    line.spread.write([wrote])
+    line.spread.finish()
+
+    line.ended()
+    assert line.read == wrote
 
 
 def test_joins_and_leaves_meanwhile(line: Line) -> None:

@@ -1,8 +1,8 @@
 """One byte stream over several connections, where one alone does not fill the line: a cap per flow, a long way, some loss.
 
 The stream is cut into numbered pieces; each goes over whichever connection (strand) is free, and the other end reads them in the
-order of their numbers. Rule: a strand may join at any time, and leaves with a piece of no bytes; when one ends otherwise, the
-stream has broken. Nothing is sent twice.
+order of their numbers. Rule: a strand may join at any time, and leaves with a piece of no bytes, the last one when the stream is
+at its end; when one ends otherwise, the stream has broken. Nothing is sent twice.
 """
 
 import os
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from agents.transfer.memory import streams
+from agents.transfer.lines import streams
 
 PIECE_BYTES = 1 << 18
 """Large enough that a piece's cost is its bytes', small enough that a strand that is slow holds up little."""
@@ -27,10 +27,17 @@ class Spread:
     """The writing end. ``write`` is for one thread; ``join`` and ``leave`` for any."""
 
     def __init__(
-        self, fd: int, broke: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic
+        self,
+        fd: int,
+        broke: Callable[[], None] = lambda: None,
+        wrote: Callable[[int, int], None] = lambda _bytes, _strands: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``fd`` is the first strand. ``broke`` is called when another breaks: whoever waits for an answer would wait for ever."""
-        self._broke, self._clock = broke, clock
+        """``fd`` is the first strand. ``broke`` is called when another breaks: whoever waits for an answer would wait for ever.
+
+        ``wrote`` is told how much has been written in all, and over how many strands it goes, after each write.
+        """
+        self._broke, self._wrote, self._clock = broke, wrote, clock
         self.turn = threading.Condition()
         self._strands = [_Outgoing(fd, self)]
         self._leaving: list[_Outgoing] = []
@@ -63,6 +70,13 @@ class Spread:
             self._give(piece)
             self.waited_s += self._clock() - began_s
             self.bytes_written += sum(map(len, piece))
+        self._wrote(self.bytes_written, self.count)
+
+    def finish(self) -> None:
+        """Nothing more is written: the other end reads everything, and then the end. Raises OSError when a strand has broken."""
+        while self.count > 1:
+            self.leave()
+        self._give([])
 
     def broken(self, error: OSError) -> None:
         """By a strand's thread."""
@@ -174,11 +188,11 @@ class Gathered:
         os.write(self._wake, b"a")
 
     def read_into(self, buffer: memoryview) -> int:
-        """Read some bytes of the stream; 0: it has ended, a strand of it has, or it was abandoned. Raises OSError."""
+        """Read some bytes of the stream; 0: it is at its end, a strand broke, or it was abandoned. Raises OSError."""
         while not self._abandoned:
             strand = self._at_next()
             if strand is None:
-                if not self._hear():
+                if not self._strands or not self._hear():
                     return 0
             elif self._ready([strand.fd]):
                 got = os.readv(strand.fd, [buffer[: strand.left]])
