@@ -260,11 +260,15 @@ class Leaving:
         self._blackout.parts_s["last file pass"] = trio.current_time() - began_s
 
     async def _send(self, record: Record) -> dict[str, str]:
-        if record.mode is not Mode.LIVE:
-            return {}
-        directory = places.images(record.migration)
-        manifest = await self._image_sender().send(directory)
-        await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+        """The images; and nothing goes on before it is certain that the files have arrived."""
+        manifest: dict[str, str] = {}
+        assert self._files is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._files.confirm)
+            if record.mode is Mode.LIVE:
+                directory = places.images(record.migration)
+                manifest = await self._image_sender().send(directory)
+                await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
         return manifest
 
     def _image_sender(self) -> ImageSender:

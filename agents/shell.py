@@ -89,9 +89,17 @@ async def start(
 
 
 async def finish(
-    process: trio.Process, stdin: bytes = b"", *, limit_s: float = 60.0, hear: Callable[[str], None] | None = None
+    process: trio.Process,
+    stdin: bytes = b"",
+    *,
+    limit_s: float = 60.0,
+    hear: Callable[[str], None] | None = None,
+    linger_s: float = LINGER_S,
 ) -> Ran:
-    """Let a started program go to its end, with this input. Killed when the wait is cancelled or over its limit."""
+    """Let a started program go to its end, with this input. Killed when the wait is cancelled or over its limit.
+
+    `linger_s`: so long may what it left behind say something yet, when it ended with 0.
+    """
     words = _words(process.args)
     leads = process.poll() is None and os.getpgid(process.pid) == process.pid
     parts: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
@@ -116,15 +124,38 @@ async def finish(
                 nursery.start_soon(collect, process.stderr, "err")
                 await process.wait()
                 # What it said is in the pipes; somebody whom it has started may hold them open for ever.
-                nursery.cancel_scope.deadline = trio.current_time() + LINGER_S
+                lingers_s = LINGER_S if process.returncode else linger_s
+                nursery.cancel_scope.deadline = trio.current_time() + lingers_s
     finally:
         given_up = process.poll() is None
         if given_up or (leads and process.returncode != 0):
             with trio.CancelScope(shield=True):
                 await _end(process, leads=leads)
+    parts["out"] += _there(process.stdout)
+    parts["err"] += _there(process.stderr)
     said = _text(parts["err"]) + (f"\ngave up after {limit_s:g} s" if given_up else "")
     status = process.returncode if not given_up and process.returncode is not None else -1
     return Ran(words, status if status >= 0 else None, _text(parts["out"]), said)
+
+
+async def rest(process: trio.Process, limit_s: float) -> str:
+    """After `finish`: what those whom it left behind say yet on its standard error, until they have ended or the limit is over."""
+    said = bytearray()
+    assert process.stderr is not None
+    with trio.move_on_after(limit_s):
+        while data := await process.stderr.receive_some(1 << 16):
+            said += data
+    return _text(said)
+
+
+def _there(stream: trio.abc.ReceiveStream | None) -> bytes:
+    """What a pipe holds."""
+    data = bytearray()
+    if isinstance(stream, trio.lowlevel.FdStream):
+        with contextlib.suppress(OSError):
+            while got := os.read(stream.fileno(), 1 << 16):
+                data += got
+    return bytes(data)
 
 
 def _words(args: object) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ class FileCopy:
         return sent_bytes
 
     async def last(self, pids: Sequence[int]) -> int:
-        """The pass in the blackout; bytes sent. `pids` are the processes of the frozen VE. Raises FaultError."""
+        """The pass in the blackout; bytes sent. `pids` are the processes of the frozen VE. Then `confirm`. Raises FaultError."""
         sent = []
 
         async def one(copy: _TreeCopy) -> None:
@@ -82,6 +82,16 @@ class FileCopy:
 
         await self._all(one)
         return sum(sent)
+
+    async def confirm(self) -> None:
+        """After `last`, and before the VE may run there: the target has all of it. Raises FaultError."""
+
+        async def one(copy: _TreeCopy) -> None:
+            for waiting in copy.waiting.values():
+                if waiting.has_run:
+                    await waiting.confirm(running=False)
+
+        await self._all(one)
 
     async def go_on(self, channel: Channel) -> None:
         """The line broke: everything is looked at again over this channel, and what was owed is still."""
@@ -113,7 +123,10 @@ class FileCopy:
         passes = {kind: await WaitingPass.start(one, kind) for kind in lists}
         try:
             # One after the other: together they would take the bandwidth of several.
-            sent = [await passes[kind].run(paths, running=True) for kind, paths in lists.items()]
+            sent = []
+            for kind, paths in lists.items():
+                await passes[kind].run(paths, running=True)
+                sent.append(await passes[kind].confirm(running=True))
         finally:
             for each in passes.values():
                 await each.close()

@@ -64,6 +64,11 @@ OPTIONS = {
     Kind.KEPT: [*EXACTLY, "--sparse", *LIST],
     Kind.ROOT: [*EXACTLY, *LIST, "--exclude=/*"],
 }
+AT_ONCE = ("sh", "-c", 'exec 3<&0; { "$@" <&3 3<&-; echo "remote rsync ended with $?" >&2; } &', "sh")
+"""Before the words of an ssh: what rsync started has ended, and the ssh runs on and tells of its end. For when all its work is done
+rsync looks only every 20 ms whether what it started has ended, and its other end waits for a process of its own in the same way."""
+ENDED = re.compile(r"^remote rsync ended with (\d+)$", re.MULTILINE)
+CONFIRM_LIMIT_S = 10.0
 COMPRESSED = ["--compress", "--compress-level=1"]
 """By the best that both ends know (zstd since rsync 3.2); the quickest level of each."""
 PASS_LIMIT_S = 24 * 3600.0
@@ -100,15 +105,16 @@ class Pass:
             *(COMPRESSED if self.compressed else ()),
             *(f"--exclude={path}" for path in self.tree.excluded),
             "-e",
-            shlex.join(self._shell()),
+            shlex.join(self._shell(kind)),
             f"{self.tree.path}/",
             f"root@{self.channel.address}:{self.place}/",
         ]
 
-    def _shell(self) -> tuple[str, ...]:
+    def _shell(self, kind: Kind) -> tuple[str, ...]:
         """What carries the words of rsync to the target."""
         if not self.wide:
-            return self.channel.ssh()[:-1]
+            ssh = self.channel.ssh()[:-1]
+            return ssh if kind is Kind.WHOLE else (*AT_ONCE, *ssh)
         name = secrets.token_hex(4)
         stream, strand = (
             self.channel.ssh("rsync-stream", name),
@@ -144,10 +150,14 @@ def _hearing(moved: Moved) -> Callable[[str], None]:
 
 
 class WaitingPass:
-    """A listed pass that is started before it is needed: both ends are up and wait for the list."""
+    """A listed pass that is started before it is needed: both ends are up and wait for the list.
+
+    `start`, `run`, `confirm`, `close`.
+    """
 
     def __init__(self, process: trio.Process, one: Pass) -> None:
         self._process, self._one = process, one
+        self._ran: shell.Ran | None = None
 
     @classmethod
     async def start(cls, one: Pass, kind: Kind) -> "WaitingPass":
@@ -156,9 +166,26 @@ class WaitingPass:
         return cls(await shell.start(argv, env={"LC_ALL": "C"}), one)
 
     async def run(self, paths: bytes, *, running: bool) -> Sent:
-        """The pass over `paths`. Raises FaultError as `copy_all` does."""
-        ran = await shell.finish(self._process, paths, limit_s=PASS_LIMIT_S)
+        """The pass over `paths`. Raises FaultError as `copy_all` does.
+
+        When it returns the target's end has done its work, well or not: `confirm` tells, some 30 ms later.
+        """
+        self._ran = await shell.finish(self._process, paths, limit_s=PASS_LIMIT_S, linger_s=0.0)
+        return _sent(self._ran, running=running)
+
+    async def confirm(self, *, running: bool) -> Sent:
+        """After `run`: what both ends say; an end of which nobody tells was not well. Raises FaultError as `copy_all` does."""
+        assert self._ran is not None
+        ran = replace(self._ran, stderr=self._ran.stderr + await shell.rest(self._process, CONFIRM_LIMIT_S))
+        if not ran.status and not self._one.wide:
+            ended = ENDED.search(ran.stderr)
+            ran = replace(ran, status=int(ended.group(1)) if ended else None)
         return _sent(ran, running=running)
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there is something to confirm."""
+        return self._ran is not None
 
     async def close(self) -> None:
         """End it unused."""
@@ -169,7 +196,11 @@ class WaitingPass:
 
 def _reasons(said: str) -> list[str]:
     """What rsync said before its summary."""
-    return [line for line in said.splitlines() if line.strip() and not line.startswith("rsync error: ")]
+    return [
+        line
+        for line in said.splitlines()
+        if line.strip() and not line.startswith("rsync error: ") and not ENDED.match(line)
+    ]
 
 
 def _sent(ran: shell.Ran, *, running: bool) -> Sent:

@@ -1,5 +1,6 @@
 """A program is started, heard and waited for; its end is its own, not that of whoever holds its output."""
 
+import os
 import subprocess
 import sys
 
@@ -42,3 +43,30 @@ def test_what_is_not_there_says_so() -> None:
     ran = trio.run(lambda: shell.run(["no-such-program"]))
 
     assert (ran.status, ran.stderr) == (127, "no-such-program: not found")
+
+
+SPEAKS_LATER = """
+import os, sys
+print("said", flush=True)
+print("complained", file=sys.stderr, flush=True)
+if not os.fork():
+    os.close(1)
+    sys.stdin.readline()
+    print("later", file=sys.stderr, flush=True)
+"""
+"""Ends well while a child that it leaves behind has something to say yet."""
+
+
+async def test_who_is_left_behind_is_heard_when_there_is_time() -> None:
+    """With nothing to linger for, the program's own end is the end, with all that it said; the rest comes when it is asked for."""
+    end, ours = os.pipe()
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", SPEAKS_LATER], stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    os.close(end)
+    with trio.fail_after(20):
+        ran = await shell.finish(process, linger_s=0.0)
+        assert (ran.status, ran.stdout, ran.stderr) == (0, "said\n", "complained\n")
+        os.write(ours, b"\n")
+        assert await shell.rest(process, 20) == "later\n"
+    os.close(ours)

@@ -25,9 +25,12 @@ pytestmark = pytest.mark.lab  # the watcher needs root
 
 SHELL = """#!/bin/sh
 while :; do case "$1" in rsync | rsync-stream) break;; *) shift;; esac; done
-SSH_ORIGINAL_COMMAND="$*" exec {gate}
+SSH_ORIGINAL_COMMAND="$*" {gate}
+status=$?
+[ ! -e {after} ] || . {after}
+exit $status
 """
-"""What the target's sshd does with a migration's key."""
+"""What the target's sshd does with a migration's key; and what a test wants done after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ async def begun(tree: Path, agent: Path, monkeypatch: pytest.MonkeyPatch) -> Fil
     """See `copy`."""
     migration, target = f"test-{os.getpid()}", tree.with_name("copy")
     shell = tree.with_name("shell")
-    shell.write_text(SHELL.format(gate=f"{sys.executable} -I {agent} gate {migration}"))
+    shell.write_text(SHELL.format(gate=f"{sys.executable} -I {agent} gate {migration}", after=tree.with_name("after")))
     shell.chmod(0o755)
     places.permit(migration, [target])
     places.RUN.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -84,6 +87,13 @@ async def ended(copy: FileCopy) -> None:
     places.forbid(migration)
     receivers.end(migration)
     places.forget_partial(migration)
+
+
+async def last(copy: FileCopy) -> int:
+    """The pass in the blackout, confirmed."""
+    sent_bytes = await copy.last([])
+    await copy.confirm()
+    return sent_bytes
 
 
 @pytest.fixture
@@ -119,7 +129,7 @@ async def test_rounds_and_the_last_pass(tree: Path, copy: FileCopy) -> None:
     await copy.round()
     inode = there(tree, "three").stat().st_ino
     (tree / "three").write_text("three as it is")
-    sent_bytes = await copy.last([])
+    sent_bytes = await last(copy)
 
     names = ["four", "one", "three"]
     assert sorted(path.name for path in there(tree, ".").iterdir()) == names
@@ -137,7 +147,7 @@ async def test_where_the_kernel_does_not_tell(silent: Path, agent: Path, monkeyp
     (silent / "two").unlink()
     there(silent, "known to nobody").touch()
 
-    await copy.last([])
+    await last(copy)
     await ended(copy)
 
     names = sorted(path.name for path in there(silent, ".").iterdir())
@@ -157,16 +167,16 @@ async def test_what_the_target_refuses_is_owed(tree: Path, copy: FileCopy) -> No
     [note] = copy.notes
     assert "Operation not permitted" in note
 
-    await copy.last([])
+    await last(copy)
 
     assert there(tree, "one").read_text() == "one as it is"
 
 
 async def test_what_the_target_refuses_in_the_last_pass(tree: Path, copy: FileCopy) -> None:
-    """There is no later pass: it is a fault."""
+    """There is no later pass: it is a fault, by the time at which the VE might be let go."""
     (tree / "one").write_text("one as it is")
     with refused(there(tree, "one")), pytest.raises(ExceptionGroup) as caught:
-        await copy.last([])
+        await last(copy)
 
     fault = fault_of(caught.value)
     assert fault.code is FaultCode.TOOL_FAILED
@@ -183,12 +193,28 @@ async def test_a_line_that_broke(tree: Path, copy: FileCopy) -> None:
     inode = there(tree, "three").stat().st_ino
     (tree / "three").write_text("three as it is")
 
-    await copy.last([])
+    await last(copy)
 
     assert [there(tree, name).read_text() for name in ("one", "two", "three")] == [
         f"{name} as it is" for name in ("one", "two", "three")
     ]
     assert there(tree, "three").stat().st_ino != inode
+
+
+@pytest.mark.parametrize(
+    ("does", "said"), [("status=12", "rsync ended with 12"), ("kill -9 $PPID", "without a status")]
+)
+async def test_an_end_at_the_target_that_is_not_well(tree: Path, copy: FileCopy, does: str, said: str) -> None:
+    """All was done as far as this end can tell, and the other ended badly, or nobody can tell how: that is not taken for well."""
+    (tree / "one").write_text("one as it is")
+    tree.with_name("after").write_text(does)
+    await copy.last([])
+    assert there(tree, "one").read_text() == "one as it is"
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await copy.confirm()
+
+    assert said in fault_of(caught.value).message
 
 
 @pytest.mark.parametrize(
