@@ -176,11 +176,12 @@ class WaitingPass:
     async def confirm(self, *, running: bool) -> Sent:
         """After `run`: what both ends say; an end of which nobody tells was not well. Raises FaultError as `copy_all` does."""
         assert self._ran is not None
-        ran = replace(self._ran, stderr=self._ran.stderr + await shell.rest(self._process, CONFIRM_LIMIT_S))
-        if not ran.status and not self._one.wide:
-            ended = ENDED.search(ran.stderr)
-            ran = replace(ran, status=int(ended.group(1)) if ended else None)
-        return _sent(ran, running=running)
+        said = self._ran.stderr + await shell.rest(self._process, CONFIRM_LIMIT_S)
+        self._ran = replace(self._ran, stderr=said)
+        if self._ran.ok and not self._one.wide:
+            ended = ENDED.search(said)
+            self._ran = replace(self._ran, status=int(ended.group(1)) if ended else None)
+        return _sent(self._ran, running=running)
 
     @property
     def has_run(self) -> bool:

@@ -71,7 +71,7 @@ class Widening:
         return Step.WIDEN
 
     def ended(self) -> None:
-        """No more can be opened."""
+        """No more can be opened, or the other end wants none."""
         self._ended = True
         self.strands -= 1
 

@@ -1,5 +1,6 @@
 """What rsync has at its two ends of a pass that may go over several connections, with `cat` in its place at the target."""
 
+import contextlib
 import os
 import random
 import select
@@ -128,6 +129,26 @@ def test_another_name_does_not_join(target: Target) -> None:
     target.spread.finish()
 
     assert target.said() == b"ours"
+
+
+def test_a_slow_rsync_wants_no_more(tmp_path: Path) -> None:
+    """Where the target takes less than the line brings, a further connection is sent away, and the stream goes on as it was."""
+    target = Target(tmp_path / "door", "sh", "-c", "read word; cat")
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError):
+            target.spread.write([bytes(100 * PIECE_BYTES)])  # a line without an end, which a shell reads byte by byte
+
+    slow = threading.Thread(target=write)
+    slow.start()
+    while target.spread.bytes_written < 8 * PIECE_BYTES:  # all buffers are full
+        select.select([], [], [], 0.001)
+    refused = target.stranger(NAME)
+    out, _ = refused.communicate(timeout=LIMIT_S)
+    assert out == b""
+    target.program.kill()
+    slow.join()
+    target.close()
 
 
 def test_a_connection_that_breaks(target: Target) -> None:
