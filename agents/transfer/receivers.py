@@ -28,7 +28,7 @@ def note(migration: str) -> None:
 
 def door(migration: str, name: str) -> Path:
     """Where further connections reach the receiver of a stream of this name."""
-    return _directory(migration) / f"{name}.sock"
+    return _directory(migration) / f"door-{name}"
 
 
 def withdraw(migration: str) -> None:
@@ -52,7 +52,7 @@ def end(migration: str) -> None:
                 raise TimeoutError(f"process {pid}, which receives for migration {migration}, does not end")
             time.sleep(LOOK_S)
         noted.unlink(missing_ok=True)
-    for left in _directory(migration).glob("*.sock"):
+    for left in _directory(migration).glob("door-*"):
         left.unlink(missing_ok=True)
     _tidy(migration)
 

@@ -40,7 +40,7 @@ def test_receivers_end_with_what_they_started(run: Path) -> None:
         assert noted.stdout is not None
         child = os.pidfd_open(int(noted.stdout.readline()))
 
-        receivers.door("m1", "of-a-killed-one").touch()
+        receivers.door("m1", "9e38cb4f").touch()
         receivers.end("m1")
 
         assert noted.wait(5) == -signal.SIGKILL
