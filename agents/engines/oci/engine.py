@@ -187,10 +187,15 @@ class OciEngine:
             old.close()
 
     async def dump(self, ve: str, images: Path) -> Dump:
-        """All of it into the images."""
-        await self._checkpoints.dump_ahead(ve, images, waiting.start)
-        await self.note_frozen(ve)
-        return await self.dump_covered(ve, images, ())
+        """All of it into the images. Called off at any moment, it leaves no runtime that waits."""
+        try:
+            await self._checkpoints.dump_ahead(ve, images, waiting.start)
+            await self.note_frozen(ve)
+            return await self.dump_covered(ve, images, ())
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.end_ahead(ve)
+            raise
 
     async def dump_ahead(self, ve: str, images: Path, start: Start) -> None:
         """The runtime's checkpoint, up to CRIU's work."""
