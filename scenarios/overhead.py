@@ -1,8 +1,8 @@
 """What the blackout of the demo's move is made of, over and over: `make overhead RUNS=`, `AGAINST=` another checkout.
 
 The Redis of the demo goes back and forth between two hosts with its client connected. Printed are medians over the moves: the
-blackout, what of it CRIU says it took, the wire, and the rest, which is ours. With `AGAINST` the two checkouts take turns on the
-same machine, and the last line is the ratio of their figures.
+blackout, what of it CRIU says it took, the wire, and the rest, which is ours; then its parts. With `AGAINST` the two checkouts take
+turns on the same machine, and each line has the ratio of a figure.
 """
 
 import argparse
@@ -57,8 +57,9 @@ def compare(other: Path, count: int) -> None:
             done = subprocess.run(words, cwd=checkout, stdout=subprocess.PIPE, text=True, check=True)
             figures.extend(json.loads(done.stdout.splitlines()[-1]))
     here, there = (medians(figures) for figures in found.values())
-    for name in FIGURES:
-        print(f"{name:12} here {here[name]:6.1f}  there {there[name]:6.1f}  ratio {here[name] / there[name]:.2f}")
+    for name in (*FIGURES, *(name for name in here if name in there and name not in FIGURES)):
+        ratio = f"{here[name] / there[name]:.2f}" if there[name] else "-"
+        print(f"{name:16} here {here[name]:6.1f}  there {there[name]:6.1f}  ratio {ratio}")
 
 
 def main() -> int:
