@@ -2,7 +2,7 @@
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrator.wire import framing
@@ -37,6 +37,7 @@ def test_round_trip(body: object) -> None:
     assert decode(frame) == envelope
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.binary(max_size=200))
 def test_garbage_is_a_fault(frame: bytes) -> None:
     """Any bytes that are no message raise the one fault that says so."""
@@ -67,6 +68,7 @@ def test_oversized_frame_is_refused_by_its_header() -> None:
         framing.FrameReader().feed((framing.FRAME_BYTES_MAX + 1).to_bytes(4, "big"))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.binary(max_size=50), max_size=8), st.integers(1, 7))
 def test_frames_survive_any_cutting(bodies: list[bytes], step: int) -> None:
     """However a stream is cut into pieces, the same frames come out in the same order."""

@@ -3,7 +3,7 @@
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.engines.openvz import output, parameters, rewrite
@@ -105,12 +105,14 @@ files = st.lists(lines).map(b"\n".join)
 values = st.text(string.printable.replace("\n", "").replace("\r", ""), max_size=20)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(files)
 def test_any_file_survives(data: bytes) -> None:
     """Whatever stands in a file, it is the same file after reading and writing."""
     assert Config.parse(data).render() == data
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(files, st.dictionaries(st.sampled_from(["A", "B", "NEW", "ONBOOT"]), st.none() | values))
 def test_only_what_was_meant_changes(data: bytes, changes: dict[str, str | None]) -> None:
     """After a change every key has its new value, and every line that sets no changed key is byte for byte as it was."""
@@ -123,6 +125,7 @@ def test_only_what_was_meant_changes(data: bytes, changes: dict[str, str | None]
     assert [line.text.rstrip("\n") for line in after.lines if line.key not in changes] == kept
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(files)
 def test_fence_and_back(data: bytes) -> None:
     """A fenced config that is unfenced has the values it had; fenced, it starts nothing."""

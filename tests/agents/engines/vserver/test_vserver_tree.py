@@ -1,7 +1,7 @@
 """The configuration directory as a value."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.engines.vserver.tree import Directory, File, Link, Node, Tree, unpack
@@ -16,6 +16,7 @@ NODES: st.SearchStrategy[Node] = st.one_of(
 )
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.dictionaries(NAMES, NODES, max_size=6))
 def test_packing_and_unpacking_changes_nothing(nodes: dict[str, Node]) -> None:
     """Any tree of files, links and directories comes out of its packed form byte for byte."""

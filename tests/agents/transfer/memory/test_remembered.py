@@ -90,7 +90,7 @@ ACT = st.tuples(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from([LARGE, SMALL, 3 * PAGE_BYTES]), st.lists(ACT, max_size=12))
 def test_never_equal_by_mistake(cap_bytes: int, acts: list[tuple[str, int, list[int]]]) -> None:
     """After any acts: what it calls equal was kept just so, it keeps to its cap, and tells what it takes."""
